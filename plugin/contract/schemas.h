@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The op contract: every schema of the `autoep` namespace, and the ABI number written into each rewritten graph.
+//
+// TorchScript does not print an argument that equals its default, so schemas have none. A schema never changes once a
+// release has written it; a new form is a new overload and a new ABI number.
+#pragma once
+
+#include <cstdint>
+
+namespace autoep::contract {
+
+inline constexpr int64_t kOpAbi = 1;
+
+// Sends every (token, choice) pair to the rank that holds its expert, and groups what arrives by expert.
+//
+//   x          [T, H]       float; this rank's tokens
+//   ids        [T, k]       int64; expert of each choice, in [0, E)
+//   scale      [T, k]?      multiplies the row on the way out, where the source weights the expert's input; else none
+//   placement  [E, 1, 2]    int64, CPU or x's device; (rank, slot) of each expert. One replica in this ABI.
+//   ep_size    ranks in the group; 1 needs no group
+//   group      name of the process group (see comm/resolve.h); "" means the default group
+//   layer      "<module path>#<plan digest>": names the layer in messages; ranks that disagree fail
+// returns
+//   rows       [R, H]       x's dtype; grouped by this rank's slots; inside a slot by source rank, then by token, then choice
+//   offsets    [S]          int32; end of each slot's group in rows, S slots on this rank; offsets[S-1] == R
+//   counts     [E]          int64; this rank's own pairs per expert; on CPU when ep_size > 1
+//   order      [T, k]       int64; position of each pair in this rank's send buffer (sorted by rank, slot, token, choice)
+//   received   [N, S]       int64; rows that came from each rank for each slot; on CPU when ep_size > 1
+inline constexpr char kDispatch[] =
+    "dispatch(Tensor x, Tensor ids, Tensor? scale, Tensor placement, int ep_size, str group, str layer, int abi) -> "
+    "(Tensor rows, Tensor offsets, Tensor counts, Tensor order, Tensor received)";
+
+// The grouped feed-forward of this rank's experts.
+//
+//   rows          [R, H]; offsets [S] int32 as from dispatch
+//   gate_up       [S, 2I, H] (gate rows, then up rows), or up [S, I, H] where the activation is not gated
+//   down          [S, H, I];  gate_up_bias [S, 2I]?;  down_bias [S, H]?
+//   activation    a name of contract/activation.h; activation_args its numbers (alpha, limit)
+// returns [R, H] in rows' dtype. Weights of first size 0 are refused: "no shard attached".
+inline constexpr char kExperts[] =
+    "experts(Tensor rows, Tensor offsets, Tensor gate_up, Tensor down, Tensor? gate_up_bias, Tensor? down_bias, "
+    "str activation, float[] activation_args, str layer, int abi) -> Tensor";
+
+// Brings rows back to their tokens and sums over the choices.
+//
+//   rows     [R, H];  weights [T, k]? float, any dtype; none where the weight acted on the input
+//   the rest as given to and returned by dispatch
+// returns [T, H] in promote(rows, weights): sum over k of weights * row, accumulated in at least fp32.
+inline constexpr char kCombine[] =
+    "combine(Tensor rows, Tensor? weights, Tensor order, Tensor counts, Tensor received, Tensor placement, int ep_size, "
+    "str group, str layer, int abi) -> Tensor";
+
+// Marks where a source model's routing is decided, so that a run can be compared route by route (ops/recorder.h). Returns a
+// copy of ids; `weights` is only seen. Put into instrumented copies of source models, never into a converted one.
+inline constexpr char kRecordRoutes[] = "record_routes(Tensor ids, Tensor weights, str layer) -> Tensor";
+
+// What a rank needs of the directory `dir`: checks manifest, ABI and shard, and returns the expert tensors of `rank` by
+// their parameter names in model.pt; none where every rank's model holds its own. Python's loader is this op and assignments.
+inline constexpr char kLoadShard[] = "load_shard(str dir, int rank) -> Dict(str, Tensor)";
+
+// The manifest of `dir` as JSON, after the same checks of manifest and ABI.
+inline constexpr char kReadManifest[] = "read_manifest(str dir) -> str";
+
+}  // namespace autoep::contract
