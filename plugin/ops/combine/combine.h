@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// combine: rows back to their tokens, summed over the choices. Device kernels; the op is in combine.cc.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace autoep::ops {
+
+namespace cpu {
+// rows [P, H], order [T, k] int64 with values below P. Returns [T, H] of dtype `type`: sum over j of
+// weights[t, j] * rows[order[t, j]], in the order of j, accumulated in fp32 or fp64. `type` is rows' dtype or wider.
+at::Tensor SumRows(const at::Tensor& rows, const std::optional<at::Tensor>& weights, const at::Tensor& order, at::ScalarType type);
+
+// Returns [T, k], fp32 or fp64: dot(tokens[t], rows[order[t, j]]). tokens [T, H] has rows' dtype or a wider one.
+at::Tensor DotRows(const at::Tensor& tokens, const at::Tensor& rows, const at::Tensor& order);
+}  // namespace cpu
+
+namespace cuda {
+at::Tensor SumRows(const at::Tensor& rows, const std::optional<at::Tensor>& weights, const at::Tensor& order, at::ScalarType type);
+at::Tensor DotRows(const at::Tensor& tokens, const at::Tensor& rows, const at::Tensor& order);
+}  // namespace cuda
+
+}  // namespace autoep::ops

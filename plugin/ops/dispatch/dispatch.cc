@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// The op dispatch and its gradient: checks, the split plan, the exchange, autograd. Kernels are per device.
+#include "plugin/ops/dispatch/dispatch.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/cumsum.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "plugin/ops/checks.h"
+#include "plugin/ops/exchange.h"
+#include "plugin/ops/kernels.h"
+#include "plugin/ops/recorder.h"
+
+namespace autoep::ops {
+namespace {
+
+using DispatchOut = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using OptionalTensor = std::optional<at::Tensor>;
+
+void CheckDispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale, const std::string& layer, int64_t abi) {
+  CheckAbi(abi, layer);
+  CheckFloat(x, 2, "x", layer);
+  CheckInt64(ids, 2, "ids", layer);
+  AUTOEP_CHECK(x.size(0) == ids.size(0), layer, "x has ", x.size(0), " tokens, and ids ", ids.size(0));
+  AUTOEP_CHECK(x.device() == ids.device(), layer, "x is on ", x.device(), ", and ids on ", ids.device());
+  CheckPerChoice(scale, ids, "scale", layer);
+}
+
+at::Tensor GroupEnds(const at::Tensor& sizes, const at::Device& device) { return at::cumsum(sizes, 0, at::kInt).to(device); }
+
+// What ranks must agree on before rows travel.
+std::string Signature(const at::Tensor& x, int64_t num_experts, const std::string& layer) {
+  return c10::str(layer, ", hidden size ", x.size(1), ", ", x.scalar_type(), ", ", num_experts, " experts");
+}
+
+DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale, const at::Tensor& placement, int64_t ep_size,
+                     std::string group, std::string layer, int64_t abi) {
+  CheckDispatch(x, ids, scale, layer, abi);
+  if (Recorder::Active()) Recorder::Add({RecordedCall::Op::kDispatch, layer, ids.clone(), {}, ids.numel()});
+  const Kernels& kernels = KernelsFor(x.device());
+  const at::Tensor slots = SlotNumbers(placement, ep_size, x.device(), layer);
+  const int64_t num_experts = slots.size(0);
+  PairOrder pairs = kernels.order_pairs(ids.contiguous(), slots);
+  std::optional<std::string> failure;
+  if (pairs.bad_id) failure = c10::str("ids holds ", *pairs.bad_id, ", and there are ", num_experts, " experts, 0 to ", num_experts - 1);
+  if (ep_size == 1) {
+    AUTOEP_CHECK(!failure, layer, *failure);
+    at::Tensor rows = kernels.spread_rows(x, scale, pairs.order, x.scalar_type());
+    return {rows, GroupEnds(pairs.by_slot, x.device()), pairs.by_slot.index_select(0, slots), pairs.order, pairs.by_slot.unsqueeze(0)};
+  }
+  const comm::CommunicatorPtr communicator = Resolve(group, ep_size, layer);
+  const at::Tensor sent = pairs.by_slot.view({ep_size, -1});
+  const at::Tensor received = ExchangeCounts(*communicator, sent, Signature(x, num_experts, layer), failure, layer);
+  const at::Tensor send = kernels.spread_rows(x, scale, pairs.order, x.scalar_type());
+  const at::Tensor rows = Exchange(communicator, sent.cpu(), received).Deliver(send);
+  return {rows, GroupEnds(received.sum(0), x.device()), pairs.by_slot.index_select(0, slots).cpu(), pairs.order, received};
+}
+
+// The rows' gradients come home; a token's is their sum, each times its scale.
+std::tuple<at::Tensor, at::Tensor> DispatchBackward(const at::Tensor& grad_rows, const OptionalTensor& x, const OptionalTensor& scale,
+                                                    const at::Tensor& order, const at::Tensor& counts, const at::Tensor& received,
+                                                    const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer) {
+  const Kernels& kernels = KernelsFor(grad_rows.device());
+  const at::Tensor home = Exchange(counts, received, placement, ep_size, group, layer).Return(grad_rows.contiguous());
+  at::Tensor grad_x = kernels.sum_rows(home, scale, order, grad_rows.scalar_type());
+  if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
+  return {grad_x, kernels.dot_rows(*x, home, order).to(scale->scalar_type())};
+}
+
+std::tuple<at::Tensor, at::Tensor> DispatchBackwardMeta(const at::Tensor& grad_rows, const OptionalTensor& x, const OptionalTensor& scale,
+                                                        const at::Tensor& order, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                                        int64_t, std::string, std::string) {
+  at::Tensor grad_x = grad_rows.new_empty_symint({order.sym_size(0), grad_rows.sym_size(1)});
+  if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
+  return {grad_x, scale->new_empty_symint(order.sym_sizes())};
+}
+
+class DispatchFunction : public torch::autograd::Function<DispatchFunction> {
+ public:
+  using Variables = torch::autograd::variable_list;
+
+  static Variables forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale,
+                           const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer, int64_t abi) {
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::dispatch", "").typed<decltype(Dispatch)>();
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    auto [rows, offsets, counts, order, received] = op.call(x, ids, scale, placement, ep_size, group, layer, abi);
+    const bool scaled = scale.has_value() && scale->requires_grad();
+    ctx->save_for_backward({scaled ? x : at::Tensor(), scale.value_or(at::Tensor()), order, counts, received, placement});
+    ctx->saved_data["ep_size"] = ep_size;
+    ctx->saved_data["group"] = std::move(group);
+    ctx->saved_data["layer"] = std::move(layer);
+    ctx->mark_non_differentiable({offsets, counts, order, received});
+    return {rows, offsets, counts, order, received};
+  }
+
+  static Variables backward(torch::autograd::AutogradContext* ctx, Variables grads) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("autoep::dispatch_backward", "").typed<decltype(DispatchBackward)>();
+    const Variables saved = ctx->get_saved_variables();
+    const auto optional = [](const at::Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; };
+    auto [grad_x, grad_scale] = op.call(grads[0], optional(saved[0]), optional(saved[1]), saved[2], saved[3], saved[4], saved[5],
+                                        ctx->saved_data["ep_size"].toInt(), ctx->saved_data["group"].toStringRef(),
+                                        ctx->saved_data["layer"].toStringRef());
+    return {grad_x, {}, saved[0].defined() ? grad_scale : at::Tensor(), {}, {}, {}, {}, {}};
+  }
+};
+
+DispatchOut DispatchAutograd(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale, const at::Tensor& placement,
+                             int64_t ep_size, std::string group, std::string layer, int64_t abi) {
+  auto out = DispatchFunction::apply(x, ids, scale, placement, ep_size, std::move(group), std::move(layer), abi);
+  return {out[0], out[1], out[2], out[3], out[4]};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(autoep, CPU, library) {
+  library.impl("dispatch", &Dispatch);
+  library.impl("dispatch_backward", &DispatchBackward);
+}
+
+TORCH_LIBRARY_IMPL(autoep, CUDA, library) {
+  library.impl("dispatch", &Dispatch);
+  library.impl("dispatch_backward", &DispatchBackward);
+}
+
+// dispatch has its fake in Python: on several ranks the row count is known only when the counts have been exchanged.
+TORCH_LIBRARY_IMPL(autoep, Meta, library) { library.impl("dispatch_backward", &DispatchBackwardMeta); }
+
+TORCH_LIBRARY_IMPL(autoep, Autograd, library) {
+  library.impl("dispatch", &DispatchAutograd);
+  library.impl("dispatch_backward", torch::autograd::autogradNotImplementedFallback());
+}
+
+}  // namespace autoep::ops

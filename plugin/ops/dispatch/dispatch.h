@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// dispatch: token rows to the ranks that hold their experts. Device kernels; the op is in dispatch.cc.
+//
+// A pair is one (token, choice); pair t*k+j is choice j of token t. A slot's number is rank * S + slot, S slots on a rank.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+namespace autoep::ops {
+
+struct PairOrder {
+  at::Tensor order;    // [T, k] int64: position of each pair when sorted by slot number; stable
+  at::Tensor by_slot;  // [E] int64: pairs of each slot number
+  // An id outside [0, E), where the device reports it; the rest is then undefined. CUDA stops the kernel instead.
+  std::optional<int64_t> bad_id;
+};
+
+namespace cpu {
+// ids [T, k] int64, contiguous; slots [E] int64: slot number of each expert.
+PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots);
+
+// Returns out [T*k, H] of dtype `type` with out[order[t, j]] = source[t] * scale[t, j]. source's dtype is `type` or wider.
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, at::ScalarType type);
+}  // namespace cpu
+
+namespace cuda {
+PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots);
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, at::ScalarType type);
+}  // namespace cuda
+
+}  // namespace autoep::ops

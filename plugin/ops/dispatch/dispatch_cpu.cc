@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// dispatch on the CPU: a stable counting sort over slot numbers, and rows written straight to their sorted places.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "plugin/ops/checks.h"
+#include "plugin/ops/dispatch/dispatch.h"
+#include "plugin/ops/visit_dtype.h"
+
+namespace autoep::ops::cpu {
+namespace {
+
+constexpr int64_t kPairsPerChunk = 32768;
+constexpr int64_t kElementsPerTask = 32768;
+
+// Pairs in chunks; within a chunk in order, so the result does not depend on the number of threads.
+class CountingSort {
+ public:
+  CountingSort(const at::Tensor& ids, const at::Tensor& slots)
+      : ids_(ids.const_data_ptr<int64_t>()),
+        slots_(slots.const_data_ptr<int64_t>()),
+        pairs_(ids.numel()),
+        experts_(slots.numel()),
+        chunks_((pairs_ + kPairsPerChunk - 1) / kPairsPerChunk),
+        next_(chunks_ * experts_) {}
+
+  // Counts into next_; returns an id that is out of range, if there is one.
+  std::optional<int64_t> Count() {
+    std::atomic<int64_t> bad_pair = -1;
+    ForChunks([&](int64_t chunk, int64_t begin, int64_t end) {
+      int64_t* counts = &next_[chunk * experts_];
+      for (int64_t pair = begin; pair < end; ++pair) {
+        const int64_t id = ids_[pair];
+        if (id < 0 || id >= experts_) {
+          bad_pair = pair;
+        } else {
+          ++counts[slots_[id]];
+        }
+      }
+    });
+    return bad_pair < 0 ? std::nullopt : std::optional(ids_[bad_pair]);
+  }
+
+  // Turns counts into each chunk's first position per slot.
+  void Accumulate(int64_t* by_slot) {
+    int64_t position = 0;
+    for (int64_t slot = 0; slot < experts_; ++slot) {
+      const int64_t begin = position;
+      for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+        const int64_t count = next_[chunk * experts_ + slot];
+        next_[chunk * experts_ + slot] = position;
+        position += count;
+      }
+      by_slot[slot] = position - begin;
+    }
+  }
+
+  void Place(int64_t* order) {
+    ForChunks([&](int64_t chunk, int64_t begin, int64_t end) {
+      int64_t* next = &next_[chunk * experts_];
+      for (int64_t pair = begin; pair < end; ++pair) order[pair] = next[slots_[ids_[pair]]]++;
+    });
+  }
+
+ private:
+  template <typename Body>
+  void ForChunks(Body body) {
+    at::parallel_for(0, chunks_, 1, [&](int64_t first, int64_t last) {
+      for (int64_t chunk = first; chunk < last; ++chunk) body(chunk, chunk * kPairsPerChunk, std::min(pairs_, (chunk + 1) * kPairsPerChunk));
+    });
+  }
+
+  const int64_t* ids_;
+  const int64_t* slots_;
+  const int64_t pairs_;
+  const int64_t experts_;
+  const int64_t chunks_;
+  std::vector<int64_t> next_;
+};
+
+}  // namespace
+
+PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots) {
+  PairOrder pairs{at::empty_like(ids), at::zeros_like(slots), std::nullopt};
+  CountingSort sort(ids, slots);
+  pairs.bad_id = sort.Count();
+  if (pairs.bad_id) return pairs;
+  sort.Accumulate(pairs.by_slot.mutable_data_ptr<int64_t>());
+  sort.Place(pairs.order.mutable_data_ptr<int64_t>());
+  return pairs;
+}
+
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, at::ScalarType type) {
+  const int64_t choices = order.size(1);
+  const int64_t hidden = source.size(1);
+  const at::ScalarType accumulate = AccumulateType(source.scalar_type());
+  const at::Tensor in = source.contiguous();
+  const at::Tensor factors = scale ? scale->to(accumulate).contiguous() : at::Tensor();
+  at::Tensor out = at::empty({order.numel(), hidden}, source.options().dtype(type));
+  VisitRowPair(type, source.scalar_type(), [&]<typename Row, typename Source>() {
+    using Accumulate = std::conditional_t<std::is_same_v<Source, double>, double, float>;
+    const Source* from = in.const_data_ptr<Source>();
+    const Accumulate* by = scale ? factors.const_data_ptr<Accumulate>() : nullptr;
+    const int64_t* position = order.const_data_ptr<int64_t>();
+    Row* to = out.mutable_data_ptr<Row>();
+    at::parallel_for(0, order.numel(), kElementsPerTask / (hidden + 1) + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t pair = begin; pair < end; ++pair) {
+        const Source* row = from + pair / choices * hidden;
+        Row* target = to + position[pair] * hidden;
+        if (by == nullptr) {
+          std::copy(row, row + hidden, target);
+        } else {
+          for (int64_t i = 0; i < hidden; ++i) target[i] = static_cast<Row>(static_cast<Accumulate>(row[i]) * by[pair]);
+        }
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace autoep::ops::cpu

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// Makes the CUDA kernels known to the ops.
+#include "plugin/ops/kernels.h"
+
+namespace autoep::ops {
+namespace {
+
+[[maybe_unused]] const bool registered = [] {
+  RegisterCudaKernels({cuda::OrderPairs, cuda::SpreadRows, cuda::SumRows, cuda::DotRows, cuda::ForwardExperts, cuda::BackwardExperts});
+  return true;
+}();
+
+}  // namespace
+}  // namespace autoep::ops

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// Virtual ranks: what is exchanged, and that no failure leaves a rank waiting.
+#include "plugin/comm/local.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
+#include <c10/core/GradMode.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <stdexcept>
+
+#include "plugin/comm/resolve.h"
+
+namespace autoep::comm {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+CommunicatorPtr Self(int64_t size) {
+  Result<CommunicatorPtr> found = ResolveCommunicator("", size);
+  TORCH_CHECK(found.ok(), found.status().message());
+  return *found;
+}
+
+// Rank r sends r + 1 + d rows of value 10 * r + d to rank d, and none to itself.
+TEST(LocalGroup, DeliversEachRankItsRows) {
+  constexpr int64_t kRanks = 4;
+  LocalGroup group("ep", kRanks);
+  const auto count = [](int64_t from, int64_t to) { return from == to ? 0 : from + 1 + to; };
+  const Status status = group.Run([&](int64_t rank) {
+    for (int round = 0; round < 20; ++round) {
+      std::vector<int64_t> send, receive;
+      std::vector<double> values, expected;
+      for (int64_t peer = 0; peer < kRanks; ++peer) {
+        send.push_back(count(rank, peer));
+        receive.push_back(count(peer, rank));
+        values.insert(values.end(), send.back(), 10.0 * rank + peer + round);
+        expected.insert(expected.end(), receive.back(), 10.0 * peer + rank + round);
+      }
+      const at::Tensor received = Self(kRanks)->AllToAllRows(at::tensor(values).view({-1, 1}), send, receive);
+      TORCH_CHECK(received.equal(at::tensor(expected).view({-1, 1})), "rank ", rank, " got ", received);
+    }
+  });
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+TEST(LocalGroup, CountsArriveBySource) {
+  LocalGroup group("ep", 3);
+  const Status status = group.Run([&](int64_t rank) {
+    const at::Tensor received = Self(3)->AllToAllCounts(at::full({3, 2}, rank, at::kLong));
+    TORCH_CHECK(received.equal(at::tensor({0, 0, 1, 1, 2, 2}, at::kLong).view({3, 2})), received);
+  });
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+TEST(LocalGroup, ARankThatThrowsFailsTheOthers) {
+  LocalGroup group("ep", 4);
+  std::atomic<int> told = 0;
+  const Status status = group.Run([&](int64_t rank) {
+    if (rank == 2) throw std::runtime_error("the cellar is flooded");
+    try {
+      Self(4)->AllToAllCounts(at::full({4, 1}, rank, at::kLong));
+    } catch (const c10::Error& error) {
+      if (std::string(error.what()).find("the cellar is flooded") != std::string::npos) ++told;
+      throw;
+    }
+  });
+  EXPECT_EQ(told, 3);
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("rank 2"), HasSubstr("'ep'"), HasSubstr("the cellar is flooded")));
+}
+
+TEST(LocalGroup, ARankThatStopsEarlyFailsTheOthers) {
+  LocalGroup group("ep", 2);
+  const Status status = group.Run([&](int64_t rank) {
+    if (rank == 0) Self(2)->AllToAllCounts(at::full({2, 1}, rank, at::kLong));
+  });
+  EXPECT_THAT(status.message(), HasSubstr("rank 1 finished while other ranks wait"));
+}
+
+TEST(LocalGroup, RunsAgainAfterAFailure) {
+  LocalGroup group("ep", 2);
+  EXPECT_FALSE(group.Run([](int64_t) { throw std::runtime_error("once"); }).ok());
+  const Status status = group.Run([&](int64_t rank) { Self(2)->AllToAllCounts(at::full({2, 1}, rank, at::kLong)); });
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+TEST(LocalGroup, SplitsThatDisagreeAreAnError) {
+  LocalGroup group("ep", 2);
+  const Status status = group.Run([&](int64_t rank) {
+    Self(2)->AllToAllRows(at::full({2, 1}, rank), {1, 1}, {1, rank == 0 ? 1 : 2});
+  });
+  EXPECT_THAT(status.message(), HasSubstr("sends 1 rows to rank 1, which expects 2"));
+}
+
+TEST(LocalGroup, FoundByNameOnItsThreadsOnly) {
+  LocalGroup group("ep", 2);
+  EXPECT_TRUE(group.Run([](int64_t rank) {
+    const Result<CommunicatorPtr> named = ResolveCommunicator("ep", 2);
+    TORCH_CHECK(named.ok() && (*named)->rank() == rank && (*named)->size() == 2);
+    TORCH_CHECK(!ResolveCommunicator("other", 2).ok());
+  }).ok());
+  EXPECT_FALSE(ResolveCommunicator("ep", 2).ok());
+}
+
+TEST(LocalGroup, TakesTheCallersGradMode) {
+  LocalGroup group("ep", 2);
+  const c10::AutoGradMode off(false);
+  EXPECT_TRUE(group.Run([](int64_t) { TORCH_CHECK(!c10::GradMode::is_enabled()); }).ok());
+}
+
+TEST(Resolve, SaysWhatIsMissing) {
+  const Status unnamed = ResolveCommunicator("", 2).status();
+  EXPECT_EQ(unnamed.code(), Code::kPlugin);
+  EXPECT_THAT(unnamed.message(), HasSubstr("no default process group"));
+  EXPECT_THAT(ResolveCommunicator("left", 2).status().message(), HasSubstr("'left'"));
+  LocalGroup group("ep", 2);
+  const Status wrong_size = group.Run([](int64_t) {
+    const Status status = ResolveCommunicator("ep", 4).status();
+    TORCH_CHECK(status.ok(), status.message());
+  });
+  EXPECT_THAT(wrong_size.message(), AllOf(HasSubstr("has 2 ranks"), HasSubstr("spread over 4")));
+}
+
+}  // namespace
+}  // namespace autoep::comm
