@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+// One candidate sum: which values enter its region, the proof, and what of the graph the experts' ops will replace.
+#include "passes/detect/claim.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "passes/detect/ir.h"
+#include "passes/detect/proof.h"
+#include "passes/detect/weights_value.h"
+
+namespace autoep {
+
+using torch::jit::Block;
+using torch::jit::Node;
+using torch::jit::Value;
+namespace aten = c10::aten;
+namespace prim = c10::prim;
+
+namespace {
+
+// Ops that keep or pick token rows: the first input holds the tokens.
+bool KeepsRows(const Node* node) {
+  switch (node->kind()) {
+    case aten::to:
+    case aten::view:
+    case aten::reshape:
+    case aten::flatten:
+    case aten::unsqueeze:
+    case aten::squeeze:
+    case aten::expand:
+    case aten::repeat:
+    case aten::repeat_interleave:
+    case aten::contiguous:
+    case aten::detach:
+    case aten::clone:
+    case aten::index:
+    case aten::index_select:
+    case aten::masked_select:
+      return true;
+    default:
+      static const std::set<c10::Symbol> others = {aten::view_as, aten::reshape_as, aten::type_as, aten::gather, aten::alias,
+                                                   c10::Symbol::fromQualString("aten::expand_as")};
+      return others.contains(node->kind());
+  }
+}
+
+class CandidateProof {
+ public:
+  CandidateProof(const MatchContext& context, const Router& router, const SumCandidate& candidate)
+      : context_(context), flow_(*context.flow), units_(*context.units), router_(router), candidate_(candidate) {}
+
+  ClaimResult Prove() {
+    FindTokens();
+    if (chain_.empty()) return Refused("the experts must read tokens of the graph's own");
+    for (const int rank : {3, 2}) {
+      root_rank_ = rank;
+      auto result = ProveWithRank();
+      if (result.match) return result;
+      if (!kept_ || (kept_->far && !result.far)) kept_ = std::move(result);
+    }
+    return *std::move(kept_);
+  }
+
+ private:
+  ClaimResult Refused(std::string predicate, const Node* node = nullptr, bool far = false) {
+    ClaimResult result;
+    result.refusal = Refuse(context_.path, std::move(predicate), node ? node : candidate_.value->node());
+    result.far = far;
+    return result;
+  }
+
+  // From an expert's rows back to where they come from, through what keeps or picks rows.
+  void FindTokens() {
+    const ExpertFfn& unit = units_.units[*std::min_element(candidate_.units.begin(), candidate_.units.end())];
+    hidden_ = unit.hidden();
+    dtype_ = unit.dtype();
+    Value* value = unit.rows;
+    while (true) {
+      const Node* node = value->node();
+      const bool top = node->kind() == prim::Param ? flow_.StepOf(value) < 0 : node->owningBlock() == context_.graph->block();
+      if (top) chain_.push_back(value);
+      if (!KeepsRows(node)) break;
+      value = value->node()->input(0);
+    }
+    if (!chain_.empty() && chain_.back() != value) chain_.clear();
+  }
+
+  Stage MakeStage() const {
+    return {context_.self, context_.graph, &units_, &router_, chain_.back(), root_rank_, hidden_, dtype_};
+  }
+
+  // The steps from root and gate to the sum. Where the gate reads something else than the root, down to the logits only.
+  std::optional<std::set<int>> StepsFromRouter() {
+    ClosureOptions options;
+    options.boundary = {chain_.back()};
+    options.first_step = flow_.StepOf(chain_.back());
+    options.explained_only = false;
+    Closure closure = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
+    if (!closure.foreign) return std::move(closure.steps);
+    options.boundary.insert(router_.input);
+    closure = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
+    if (!closure.foreign) return std::move(closure.steps);
+    foreign_ = closure.foreign;
+    return std::nullopt;
+  }
+
+  ClaimResult ProveWithRank() {
+    const auto steps = StepsFromRouter();
+    if (!steps) return Refused("the experts' sum must depend on the tokens and the router alone", foreign_);
+    const auto candidates = FindWeightsCandidates(candidate_.value, candidate_.step, router_, flow_, units_, *steps);
+    std::vector<Value*> wanted = candidates;
+    wanted.insert(wanted.end(), chain_.begin(), chain_.end());
+    wanted.insert(wanted.end(), {router_.ids, candidate_.value});
+    try {
+      shapes_ = InferShapes(MakeStage(), flow_, *steps, wanted);
+    } catch (const std::exception&) {
+      return Refused("the block could not be evaluated on made-up tokens");
+    }
+    if (!PickTokens()) return Refused("the experts' sum must have the shape of the tokens", nullptr, /*far=*/true);
+    const auto ids = shapes_.find(router_.ids);
+    if (ids == shapes_.end()) return Refused("the choice of experts must be made for every token", router_.topk);
+    ClaimResult best = Refused("the choices' weights must be one value of the shape of the choice");
+    for (Value* weights : candidates) {
+      const auto shape = shapes_.find(weights);
+      if (shape == shapes_.end() || !SameChoices(shape->second, ids->second)) continue;
+      auto result = ProveWithWeights(weights, shape->second);
+      if (result.match) return result;
+      best = std::move(result);
+      if (hard_) break;
+    }
+    return best;
+  }
+
+  bool PickTokens() {
+    const auto out = shapes_.find(candidate_.value);
+    if (out == shapes_.end()) return false;
+    for (Value* value : chain_) {
+      const auto shape = shapes_.find(value);
+      if (shape == shapes_.end() && value != chain_.back()) continue;
+      if (shape == shapes_.end() || shape->second.sizes != out->second.sizes || shape->second.sizes.back() != hidden_) continue;
+      ClosureOptions options;
+      options.boundary = {chain_.back()};
+      options.first_step = flow_.StepOf(chain_.back());
+      if (FindClosure(value, candidate_.step, flow_, units_, options).foreign) continue;
+      tokens_ = value;
+      return true;
+    }
+    return false;
+  }
+
+  // [.., k] floats, one for each choice.
+  static bool SameChoices(const Shape& weights, const Shape& ids) {
+    int64_t count = 1, expected = 1;
+    for (const int64_t size : weights.sizes) count *= size;
+    for (const int64_t size : ids.sizes) expected *= size;
+    return count == expected && weights.sizes.size() >= 2 && weights.sizes.size() <= 3 &&
+           weights.sizes.back() == ids.sizes.back() && at::isFloatingType(weights.dtype);
+  }
+
+  ClaimResult ProveWithWeights(Value* weights, const Shape& shape) {
+    ClosureOptions options;
+    options.boundary = {chain_.back(), router_.ids, weights};
+    const Closure region = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
+    if (region.foreign) {
+      return Refused("every node between the router and the experts' sum must be one that moves rows, compares, or combines "
+                     "linearly", region.foreign);
+    }
+    Claim claim;
+    claim.stage = MakeStage();
+    claim.steps = region.steps;
+    claim.tokens = tokens_;
+    claim.ids = router_.ids;
+    claim.weights = weights;
+    claim.out = candidate_.value;
+    claim.ids_rank = static_cast<int>(shapes_.at(router_.ids).sizes.size());
+    claim.weights_rank = static_cast<int>(shape.sizes.size());
+    claim.weights_dtype = shape.dtype;
+    claim.top_k = shape.sizes.back();
+    for (const int step : region.steps) {
+      const auto inside = units_.by_step.find(step);
+      if (inside != units_.by_step.end()) claim.units.insert(claim.units.end(), inside->second.begin(), inside->second.end());
+    }
+    auto facts = DescribeRouter(router_, weights);
+    claim.negative_weights = facts["scores"] == "none" && facts["renorm"] != "softmax";
+    return Check(claim, std::move(facts));
+  }
+
+  ClaimResult Check(const Claim& claim, std::map<std::string, std::string> facts) {
+    if (claim.units.empty()) return Refused("the experts' sum must hold experts");
+    const ExpertForm& form = units_.units[claim.units[0]].form();
+    std::vector<const ExpertFfn*> experts;
+    try {
+      std::vector<int> unit_of_expert;
+      if (!form.stacked) {
+        if (static_cast<int64_t>(claim.units.size()) != router_.num_experts) {
+          return Refused(fmt::format("the graph must hold one feed-forward for each of the router's {} experts, and holds {}",
+                                     router_.num_experts, claim.units.size()));
+        }
+        unit_of_expert = FindUnitOfExpert(claim, flow_);
+        std::vector<int> sorted = unit_of_expert;
+        std::vector<int> units = claim.units;
+        std::sort(sorted.begin(), sorted.end());
+        std::sort(units.begin(), units.end());
+        if (sorted != units) return Refused("each expert of the router must be answered by a feed-forward of its own");
+        for (const int unit : unit_of_expert) experts.push_back(&units_.units[unit]);
+      } else if (claim.units.size() == 1) {
+        experts.push_back(&units_.units[claim.units[0]]);
+      } else {
+        return Refused("the experts must be in one stacked feed-forward");
+      }
+      const std::string difference = CheckClaim(claim, flow_, unit_of_expert);
+      if (!difference.empty()) return Refused("evaluation: " + difference);
+    } catch (const std::exception&) {
+      return Refused("dispatch and combine must work for every number of tokens and every choice of experts");
+    }
+    hard_ = true;
+    return Finish(claim, experts, std::move(facts));
+  }
+
+  ClaimResult Finish(const Claim& claim, const std::vector<const ExpertFfn*>& experts, std::map<std::string, std::string> facts) {
+    ClaimResult result;
+    BlockMatch match;
+    match.layer.path = context_.path;
+    match.layer.top_k = claim.top_k;
+    match.layer.router = std::move(facts);
+    if (auto refusal = FillLayer(context_, router_, experts, match.layer)) {
+      result.refusal = *std::move(refusal);
+      return result;
+    }
+    match.tokens = tokens_;
+    match.ids = router_.ids;
+    match.weights = claim.weights;
+    match.out = candidate_.value;
+    match.insert_after = flow_.NodeAt(candidate_.step);
+    match.out_dtype = shapes_.at(candidate_.value).dtype;
+    match.flatten = shapes_.at(tokens_).sizes.size() != 2 || claim.ids_rank != 2 || claim.weights_rank != 2;
+    for (const Value* given : {tokens_, router_.ids, claim.weights}) {
+      if (const Node* writer = WriterAfterRead(given, claim.steps)) {
+        return Refused("what enters the experts must not be changed in place before their sum", writer);
+      }
+    }
+    if (const Node* kept = FindConsumed(claim, experts, match.consumed)) {
+      return Refused("what the experts compute must be used by their sum alone", kept);
+    }
+    result.match = std::move(match);
+    return result;
+  }
+
+  // A step that writes to `given` between the region's first read of it and the sum, or null.
+  const Node* WriterAfterRead(const Value* given, const std::set<int>& steps) const {
+    const GraphFlow::Root root = flow_.RootOf(given);
+    const int writer = flow_.LastWriterBefore(root, candidate_.step + 1);
+    if (writer < 0 || writer <= flow_.StepOf(given)) return nullptr;
+    for (const int step : steps) {
+      for (const Value* read : StepReads(step, flow_, units_)) {
+        if (flow_.RootOf(read) == root && step <= writer) return flow_.NodeAt(writer);
+      }
+    }
+    return nullptr;
+  }
+
+  bool IsReadElsewhere(const Value* value, int after, const std::set<int>& consumed) const {
+    for (const auto& use : value->uses()) {
+      const int step = use.user->kind() == prim::Return ? flow_.size() : flow_.StepOf(use.user);
+      if (step <= after || consumed.contains(step)) continue;
+      if (value == candidate_.value && step > candidate_.step) continue;
+      return true;
+    }
+    return false;
+  }
+
+  static void AddWithInner(Node* node, std::vector<Node*>& nodes) {
+    nodes.push_back(node);
+    for (Block* block : node->blocks()) {
+      for (Node* inner : block->nodes()) {
+        if (inner->kind() != prim::Constant) AddWithInner(inner, nodes);
+      }
+    }
+  }
+
+  // Lists the nodes that nothing reads once the sum is replaced. Returns one of an expert that is read, or null.
+  const Node* FindConsumed(const Claim& claim, const std::vector<const ExpertFfn*>& experts, std::vector<Node*>& nodes) const {
+    std::set<int> steps = claim.steps;
+    std::set<int> owned;
+    for (const ExpertFfn* expert : experts) {
+      for (const Node* node : expert->nodes) owned.insert(flow_.StepOf(node));
+    }
+    steps.insert(owned.begin(), owned.end());
+    std::set<int> consumed;
+    for (auto at = steps.rbegin(); at != steps.rend(); ++at) {
+      Node* node = flow_.NodeAt(*at);
+      const bool module = node->kind() == prim::GetAttr && !owned.contains(*at);
+      if (node->kind() == prim::Constant && !owned.contains(*at)) continue;
+      bool read = false;
+      for (const Value* output : node->outputs()) read |= IsReadElsewhere(output, *at, consumed);
+      for (const GraphFlow::Root root : flow_.Writes(*at)) {
+        for (const Value* alias : flow_.Values(root)) {
+          if (flow_.StepOf(alias) <= *at) read |= IsReadElsewhere(alias, *at, consumed);
+        }
+      }
+      if (read && owned.contains(*at)) return node;
+      if (read || module) continue;
+      consumed.insert(*at);
+    }
+    for (const int step : consumed) AddWithInner(flow_.NodeAt(step), nodes);
+    return nullptr;
+  }
+
+  const MatchContext& context_;
+  const GraphFlow& flow_;
+  const ExpertUnits& units_;
+  const Router& router_;
+  const SumCandidate& candidate_;
+  std::vector<Value*> chain_;  // values of the top block from an expert's rows back to the root
+  int64_t hidden_ = 0;
+  at::ScalarType dtype_ = at::kFloat;
+  int root_rank_ = 3;
+  std::unordered_map<const Value*, Shape> shapes_;
+  Value* tokens_ = nullptr;
+  Node* foreign_ = nullptr;
+  bool hard_ = false;  // the arithmetic is proved: another reading will not help
+  std::optional<ClaimResult> kept_;
+};
+
+}  // namespace
+
+ClaimResult ProveCandidate(const MatchContext& context, const Router& router, const SumCandidate& candidate) {
+  return CandidateProof(context, router, candidate).Prove();
+}
+
+}  // namespace autoep

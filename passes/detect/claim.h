@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a place where the weighted sum may be, to a proved BlockMatch.
+#pragma once
+
+#include "passes/detect/match.h"
+#include "passes/detect/scan.h"
+
+namespace autoep {
+
+struct MatchContext {
+  torch::jit::Graph* graph = nullptr;
+  const torch::jit::Module* self = nullptr;
+  std::string path;
+  const GraphFlow* flow = nullptr;
+  const WeightFinder* weights = nullptr;
+  const ExpertUnits* units = nullptr;
+};
+
+// The proved block, or the reason why `candidate` is not its sum.
+struct ClaimResult {
+  std::optional<BlockMatch> match;
+  Refusal refusal;
+  bool far = false;  // the value has not the tokens' shape: a later candidate may
+};
+
+ClaimResult ProveCandidate(const MatchContext& context, const Router& router, const SumCandidate& candidate);
+
+// Fills everything of the layer but path, class and family from the units in expert order. Fails with a refusal where the
+// experts' tensors differ in shape, dtype or requires_grad, or a stacked tensor is not used in its own order.
+std::optional<Refusal> FillLayer(const MatchContext& context, const Router& router, const std::vector<const ExpertFfn*>& experts,
+                                 MoeLayer& layer);
+
+}  // namespace autoep

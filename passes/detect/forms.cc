@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of graph forms: a new form is its file and a line here.
+#include "passes/detect/form.h"
+
+namespace autoep {
+
+const std::vector<const ExpertForm*>& ExpertForms() {
+  static const std::vector<const ExpertForm*> forms = {&GroupedMmForm(), &BatchedMmForm(), &ExpertLoopForm()};
+  return forms;
+}
+
+}  // namespace autoep

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading TorchScript IR: constants, no-op casts, and where a node came from.
+#include "passes/detect/ir.h"
+
+#include <ATen/core/Tensor.h>
+#include <fmt/format.h>
+#include <torch/csrc/jit/frontend/source_range.h>
+
+#include <sstream>
+#include <utility>
+
+#include "plugin/io/text.h"
+
+namespace autoep {
+
+using torch::jit::Node;
+using torch::jit::Value;
+namespace aten = c10::aten;
+namespace prim = c10::prim;
+
+std::optional<int64_t> ConstInt(const Value* value) {
+  if (value->node()->kind() == prim::NumToTensor) return ConstInt(value->node()->input());
+  return torch::jit::constant_as<int64_t>(const_cast<Value*>(value));
+}
+
+std::optional<double> ConstNumber(const Value* value) {
+  const auto constant = torch::jit::toIValue(value);
+  if (!constant) return std::nullopt;
+  if (constant->isInt()) return static_cast<double>(constant->toInt());
+  if (constant->isDouble()) return constant->toDouble();
+  if (constant->isTensor() && constant->toTensor().defined() && constant->toTensor().numel() == 1) {
+    return constant->toTensor().item().toDouble();
+  }
+  return std::nullopt;
+}
+
+std::optional<bool> ConstBool(const Value* value) { return torch::jit::constant_as<bool>(const_cast<Value*>(value)); }
+
+std::optional<std::string> ConstString(const Value* value) {
+  const auto constant = torch::jit::toIValue(value);
+  if (!constant || !constant->isString()) return std::nullopt;
+  return constant->toStringRef();
+}
+
+std::optional<std::vector<int64_t>> ConstInts(const Value* value) {
+  if (const auto constant = torch::jit::toIValue(value)) {
+    if (constant->isInt()) return std::vector<int64_t>{constant->toInt()};
+    if (constant->isIntList()) return constant->toIntVector();
+    return std::nullopt;
+  }
+  if (!IsKind(value, prim::ListConstruct)) return std::nullopt;
+  std::vector<int64_t> ints;
+  for (const Value* input : value->node()->inputs()) {
+    const auto element = ConstInt(input);
+    if (!element) return std::nullopt;
+    ints.push_back(*element);
+  }
+  return ints;
+}
+
+bool IsNone(const Value* value) { return value->mustBeNone(); }
+
+std::vector<Value*> ListElements(const Value* value) {
+  if (!IsKind(value, prim::ListConstruct)) return {};
+  const auto inputs = const_cast<Value*>(value)->node()->inputs();
+  return {inputs.begin(), inputs.end()};
+}
+
+namespace {
+
+bool IsNoOp(const Node* node, at::ScalarType dtype) {
+  if (node->kind() == aten::contiguous || node->kind() == aten::detach || node->kind() == aten::alias) return true;
+  if (node->kind() == aten::dropout) return ConstBool(node->input(2)) == false;
+  // to(Tensor, ScalarType, ...): the copy flag makes no difference where nothing is mutated.
+  return node->kind() == aten::to && ConstInt(node->input(1)) == static_cast<int64_t>(dtype);
+}
+
+}  // namespace
+
+Value* StripNoOps(Value* value, at::ScalarType dtype, std::vector<Node*>* passed) {
+  while (value->node()->inputs().size() > 0 && IsNoOp(value->node(), dtype)) {
+    if (passed) passed->push_back(value->node());
+    value = value->node()->input(0);
+  }
+  return value;
+}
+
+std::string NodeText(const Node* node) {
+  std::ostringstream out;
+  node->print(out, 0, nullptr, /*print_source_locations=*/false, /*print_attributes=*/true, /*print_scopes=*/false,
+              /*print_body=*/false);
+  std::string text = out.str();
+  text = text.substr(0, text.find('\n'));
+  return Printable(text);
+}
+
+std::string SourceLine(const Node* node) {
+  torch::jit::SourceRange range = node->sourceRange();
+  if (auto original = range.findSourceRangeThatGenerated()) range = std::move(*original);
+  const auto place = range.file_line_col();
+  if (!place) return "";
+  const auto& [file, line, column] = *place;
+  if (file.empty()) return "";
+  return Printable(fmt::format("{}:{}", file.substr(file.find_last_of('/') + 1), line));
+}
+
+Refusal Refuse(const std::string& path, std::string predicate, const Node* node) {
+  Refusal refusal{path, std::move(predicate), "", ""};
+  if (node) {
+    refusal.node = NodeText(node);
+    refusal.source = SourceLine(node);
+  }
+  return refusal;
+}
+
+}  // namespace autoep

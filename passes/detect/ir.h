@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading TorchScript IR: constants, no-op casts, and where a node came from.
+#pragma once
+
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "passes/detect/moe_layer.h"
+
+namespace autoep {
+
+std::optional<int64_t> ConstInt(const torch::jit::Value* value);
+std::optional<double> ConstNumber(const torch::jit::Value* value);  // of an int, a float, or a one-element tensor constant
+std::optional<bool> ConstBool(const torch::jit::Value* value);
+std::optional<std::string> ConstString(const torch::jit::Value* value);
+// A constant list, or a prim::ListConstruct of constants.
+std::optional<std::vector<int64_t>> ConstInts(const torch::jit::Value* value);
+bool IsNone(const torch::jit::Value* value);
+// The elements of a prim::ListConstruct.
+std::vector<torch::jit::Value*> ListElements(const torch::jit::Value* value);
+
+inline bool IsKind(const torch::jit::Value* value, c10::Symbol kind) { return value->node()->kind() == kind; }
+
+// Looks through what leaves a value of `dtype` as it is: a cast to its own dtype, contiguous, detach, dropout that is off.
+// Adds the nodes passed to `passed`, if given.
+torch::jit::Value* StripNoOps(torch::jit::Value* value, at::ScalarType dtype, std::vector<torch::jit::Node*>* passed = nullptr);
+
+// The node's printed form, one line, and the line of the author's source that made it ("modeling_mixtral.py:128").
+std::string NodeText(const torch::jit::Node* node);
+std::string SourceLine(const torch::jit::Node* node);
+
+Refusal Refuse(const std::string& path, std::string predicate, const torch::jit::Node* node = nullptr);
+
+}  // namespace autoep

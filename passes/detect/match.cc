@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// MatchBlocks: each top-k of a graph, its router, the scan for the experts' sum, and the proof.
+#include "passes/detect/match.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "passes/detect/claim.h"
+#include "passes/detect/ir.h"
+
+namespace autoep {
+
+using torch::jit::Graph;
+using torch::jit::Node;
+using torch::jit::Value;
+namespace aten = c10::aten;
+namespace prim = c10::prim;
+
+namespace {
+
+constexpr int kMostCandidates = 24;  // sums whose shape fits no tokens: a block has a few on its way
+
+// Loops over the experts that a trace met: %hit = aten::unbind(aten::nonzero(..)); prim::ListUnpack(%hit).
+Node* FindBakedHits(const Router& router, const GraphFlow& flow) {
+  std::set<GraphFlow::Root> chosen = {flow.RootOf(router.ids)};
+  for (int step = flow.StepOf(router.ids) + 1; step < flow.size(); ++step) {
+    Node* node = flow.NodeAt(step);
+    const bool reads = std::any_of(flow.Reads(step).begin(), flow.Reads(step).end(),
+                                   [&](const Value* read) { return chosen.contains(flow.RootOf(read)); });
+    if (!reads) continue;
+    if (node->kind() == prim::ListUnpack && node->input()->node()->kind() == aten::unbind) {
+      const Node* source = node->input()->node();
+      for (int depth = 0; depth < 8 && !source->inputs().empty(); ++depth) {
+        if (source->kind() == aten::nonzero || source->kind() == aten::where) return node;
+        source = source->input(0)->node();
+      }
+    }
+    if (node->kind() == aten::topk || node->kind() == aten::softmax) continue;
+    for (const Value* output : node->outputs()) chosen.insert(flow.RootOf(output));
+  }
+  return nullptr;
+}
+
+Refusal DescribeMiss(const MatchContext& context, const Router& router, const ScanResult& scan) {
+  if (Node* hits = FindBakedHits(router, *context.flow)) {
+    return Refuse(context.path, "baked: the trace holds the experts that its example hit, so the file itself is wrong for other "
+                  "inputs", hits);
+  }
+  const bool apart = !context.units->units.empty() && !context.units->units[0].form().stacked;
+  if (apart && scan.met_experts && scan.units < router.num_experts) {
+    return Refuse(context.path,
+                  fmt::format("baked: the graph holds {} of the router's {} experts, so the file itself is wrong for inputs that "
+                              "choose the others", scan.units, router.num_experts), router.topk);
+  }
+  if (scan.stop) {
+    return Refuse(context.path, "every node between the router and the experts' sum must be one that moves rows, compares, or "
+                  "combines linearly", scan.stop);
+  }
+  return Refuse(context.path, "what this top-k chooses must reach experts of a known form", router.topk);
+}
+
+void MatchRouter(const MatchContext& context, const Router& router, MatchOutcome& outcome) {
+  std::optional<BlockMatch> match;
+  std::optional<Refusal> refusal;
+  int candidates = 0;
+  const ScanResult scan = ScanForSum(router, *context.flow, *context.units, [&](const SumCandidate& candidate) {
+    ClaimResult result = ProveCandidate(context, router, candidate);
+    if (result.match) {
+      match = std::move(result.match);
+      return true;
+    }
+    if (!result.far && !refusal) refusal = std::move(result.refusal);
+    return ++candidates >= kMostCandidates;
+  });
+  if (match) {
+    outcome.matches.push_back(*std::move(match));
+  } else if (refusal) {
+    outcome.refusals.push_back(*std::move(refusal));
+  } else if (scan.met_experts || FindBakedHits(router, *context.flow)) {
+    outcome.refusals.push_back(DescribeMiss(context, router, scan));
+  }
+}
+
+}  // namespace
+
+MatchOutcome MatchBlocks(const std::shared_ptr<Graph>& graph, const torch::jit::Module& self, const std::string& path) {
+  MatchOutcome outcome;
+  const std::vector<Node*> topks = FindTopks(*graph);
+  if (topks.empty()) return outcome;
+  const GraphFlow flow(*graph);
+  const WeightFinder weights(self, *graph);
+  const ExpertUnits units = FindUnits(*graph, flow, weights);
+  const MatchContext context{graph.get(), &self, path, &flow, &weights, &units};
+  for (Node* topk : topks) {
+    if (const auto router = FindRouter(topk, weights)) MatchRouter(context, *router, outcome);
+  }
+  return outcome;
+}
+
+}  // namespace autoep

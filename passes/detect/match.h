@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The block matcher: one code path for detection, which runs it on copies, and for the rewrite, which runs it on the
+// block's own graph after preparing that graph in place.
+#pragma once
+
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "passes/detect/moe_layer.h"
+
+namespace autoep {
+
+// A match in one prepared graph. Pointers live as long as the graph is not changed.
+struct BlockMatch {
+  MoeLayer layer;
+  torch::jit::Value* tokens = nullptr;   // [T, H], what the experts read
+  torch::jit::Value* ids = nullptr;      // [T, k] int64
+  torch::jit::Value* weights = nullptr;  // [T, k]
+  torch::jit::Value* out = nullptr;      // [T, H], the weighted sum over the choices; every use of it after
+                                         // `insert_after` is to read combine's result instead
+  torch::jit::Node* insert_after = nullptr;  // in the graph's top block; the EP ops go right behind it
+  at::ScalarType out_dtype = at::kFloat;     // dtype of `out`; the rewrite casts combine's result where it differs
+  // False: tokens, ids, weights and out are 2-D as said above. True: they may have more leading dimensions ([B, S, H]); the
+  // rewrite reshapes tokens to [-1, H], ids and weights to [-1, k], and combine's result to the shape of tokens.
+  bool flatten = false;
+  std::vector<torch::jit::Node*> consumed;   // nodes that must be gone after the rewrite
+};
+
+struct MatchOutcome {
+  std::vector<BlockMatch> matches;
+  std::vector<Refusal> refusals;
+};
+
+// Inlines every callee by its raw graph, in place, then normalises in place: tuples lowered, constant prim::If folded,
+// dead code removed to a fixpoint. The same on a copy and on the real graph. `graph` is `forward` of `self`, or a copy.
+void PrepareBlockGraph(const std::shared_ptr<torch::jit::Graph>& graph);
+
+// Finds the MoE blocks of a prepared graph; reads no tensor values. `path` is the module path of `self`, for messages.
+MatchOutcome MatchBlocks(const std::shared_ptr<torch::jit::Graph>& graph, const torch::jit::Module& self,
+                         const std::string& path);
+
+}  // namespace autoep

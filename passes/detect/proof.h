@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Proof by evaluation that a region computes sum over k of weights[t, k] * Expert[ids[t, k]](tokens[t]).
+//
+// Writing styles of dispatch and combine vary without end, so their index arithmetic is run, not read. Each expert's
+// feed-forward, which ffn.h verified node by node, is replaced by x -> a[e] * x + b[e] with small whole numbers a and b; the
+// rest of the region consists of the ops of region.cc alone. Why agreement on the trials is a proof: those ops move rows,
+// compare, count and combine linearly; so each output row is a polynomial of low degree in the weights, the a, the b and
+// the token rows, whose coefficients depend on ids and on sizes only. Random values separate two such polynomials, a and b
+// apart separate an expert's input from its output (weights on the input are no weights on the output), random channels
+// separate channels, and the ids cover every expert in every slot, all tokens on the same experts, single tokens, and
+// every choice where there are few. Weights come in four scales, so that a threshold on them is seen. All numbers are
+// exact in bfloat16, so the comparison is exact.
+#pragma once
+
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "passes/detect/interpreter.h"
+#include "passes/detect/region.h"
+#include "passes/detect/router.h"
+
+namespace autoep {
+
+// Where made-up tensors enter.
+struct Stage {
+  const torch::jit::Module* self = nullptr;
+  torch::jit::Graph* graph = nullptr;
+  const ExpertUnits* units = nullptr;
+  const Router* router = nullptr;
+  torch::jit::Value* root = nullptr;  // [T, H] or [B, S, H]: what tokens are a view of
+  int root_rank = 3;
+  int64_t hidden = 0;
+  at::ScalarType dtype = at::kFloat;  // of the experts' weights
+};
+
+struct Shape {
+  std::vector<int64_t> sizes;
+  at::ScalarType dtype = at::kFloat;
+};
+
+// Runs `steps` from the root through the gate, with made-up logits, and tells what became of `wanted`. Values that are no
+// tensors, or were not reached, are left out. Throws c10::Error.
+std::unordered_map<const torch::jit::Value*, Shape> InferShapes(const Stage& stage, const GraphFlow& flow,
+                                                                const std::set<int>& steps,
+                                                                const std::vector<torch::jit::Value*>& wanted);
+
+struct Claim {
+  Stage stage;
+  std::set<int> steps;  // the region
+  torch::jit::Value* tokens = nullptr;
+  torch::jit::Value* ids = nullptr;
+  torch::jit::Value* weights = nullptr;
+  torch::jit::Value* out = nullptr;
+  int ids_rank = 2;
+  int weights_rank = 2;
+  at::ScalarType weights_dtype = at::kFloat;
+  int64_t top_k = 0;
+  bool negative_weights = false;   // try them too
+  std::vector<int> units;          // of the region; for a stacked form one
+};
+
+// For units that are one expert each: the unit of each expert, found by giving each its own answer. -1: no unit answers.
+// Throws c10::Error.
+std::vector<int> FindUnitOfExpert(const Claim& claim, const GraphFlow& flow);
+
+// Empty if the claim holds, else what differed. `unit_of_expert` is empty for a stacked form.
+std::string CheckClaim(const Claim& claim, const GraphFlow& flow, const std::vector<int>& unit_of_expert);
+
+}  // namespace autoep

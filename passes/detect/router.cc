@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a top-k up to the gate's product, and down to the weights.
+#include "passes/detect/router.h"
+
+#include <fmt/format.h>
+
+#include <deque>
+#include <unordered_set>
+
+#include "passes/detect/ir.h"
+
+namespace autoep {
+
+using torch::jit::Graph;
+using torch::jit::Node;
+using torch::jit::Value;
+namespace aten = c10::aten;
+namespace prim = c10::prim;
+
+namespace {
+
+constexpr size_t kMostRouterNodes = 400;  // the largest router of the known families has about 60
+
+struct GateOperands {
+  Value* input;
+  Value* weight;
+  bool out_in;
+};
+
+std::optional<GateOperands> MatchGate(Node* node) {
+  if (node->kind() == aten::linear) return GateOperands{node->input(0), node->input(1), true};
+  if (node->kind() == aten::matmul || node->kind() == aten::mm) return GateOperands{node->input(0), node->input(1), false};
+  if (node->kind() == aten::addmm) return GateOperands{node->input(1), node->input(2), false};
+  return std::nullopt;
+}
+
+// The gate may be computed in another dtype than it is stored in.
+Value* StripCasts(Value* value) {
+  while (value->node()->kind() == aten::to || value->node()->kind() == aten::type_as) value = value->node()->input(0);
+  return value;
+}
+
+std::optional<Router> RouterWithGate(Node* topk, Node* node, const WeightFinder& weights) {
+  const auto operands = MatchGate(node);
+  if (!operands) return std::nullopt;
+  Value* stored = operands->weight;
+  bool swapped = false;
+  // The cast may stand on either side of the transpose.
+  stored = StripCasts(stored);
+  if (stored->node()->kind() == aten::t || stored->node()->kind() == aten::transpose) {
+    swapped = true;
+    stored = StripCasts(stored->node()->input(0));
+  }
+  const auto weight = weights.Find(stored);
+  if (!weight || weight->dim() != 2) return std::nullopt;
+  const bool stored_out_in = operands->out_in != (swapped != weight->swapped);
+  Router router;
+  router.topk = topk;
+  router.ids = topk->output(1);
+  router.gate = node;
+  router.input = operands->input;
+  router.num_experts = weight->tensor.size(stored_out_in ? 0 : 1);
+  router.gate_dtype = weight->tensor.scalar_type();
+  router.gate_weight = weight->name;
+  return router;
+}
+
+}  // namespace
+
+std::vector<Node*> FindTopks(Graph& graph) {
+  std::vector<Node*> topks;
+  for (Node* node : graph.nodes()) {
+    if (node->kind() == aten::topk) topks.push_back(node);
+  }
+  return topks;
+}
+
+std::optional<Router> FindRouter(Node* topk, const WeightFinder& weights) {
+  std::deque<Node*> queue = {topk->input(0)->node()};
+  std::unordered_set<Node*> seen;
+  while (!queue.empty() && seen.size() < kMostRouterNodes) {
+    Node* node = queue.front();
+    queue.pop_front();
+    if (node->kind() == prim::Param || !seen.insert(node).second) continue;
+    if (auto router = RouterWithGate(topk, node, weights)) return router;
+    for (Value* input : node->inputs()) queue.push_back(input->node());
+  }
+  return std::nullopt;
+}
+
+namespace {
+
+// The nodes on the way from `value` back to `until`, by first inputs and the factors' and quotients' data.
+template <typename Visit>
+void WalkBack(const Value* value, const Node* until, Visit visit) {
+  std::deque<const Node*> queue = {value->node()};
+  std::unordered_set<const Node*> seen;
+  while (!queue.empty() && seen.size() < kMostRouterNodes) {
+    const Node* node = queue.front();
+    queue.pop_front();
+    if (node == until || node->kind() == prim::Param || !seen.insert(node).second) continue;
+    visit(node);
+    for (const Value* input : node->inputs()) queue.push_back(input->node());
+  }
+}
+
+bool IsStored(const Value* value) {
+  while (value->node()->kind() == aten::unsqueeze || value->node()->kind() == aten::squeeze || value->node()->kind() == aten::to) {
+    value = value->node()->input(0);
+  }
+  if (value->type()->kind() != c10::TypeKind::TensorType) return false;
+  return value->node()->kind() == prim::GetAttr || value->node()->kind() == prim::Constant;
+}
+
+}  // namespace
+
+std::map<std::string, std::string> DescribeRouter(const Router& router, const Value* weights) {
+  std::map<std::string, std::string> facts = {{"scores", "none"}, {"renorm", "false"}, {"bias", "false"}, {"groups", "false"}};
+  WalkBack(router.topk->input(0), router.gate, [&](const Node* node) {
+    if (node->kind() == aten::softmax) facts["scores"] = "softmax";
+    if (node->kind() == aten::sigmoid) facts["scores"] = "sigmoid";
+    if (node->kind() == aten::add && (IsStored(node->input(0)) || IsStored(node->input(1)))) facts["bias"] = "true";
+    if (node->kind() == aten::topk) facts["groups"] = "true";
+  });
+  std::unordered_set<const Node*> selection;
+  WalkBack(router.topk->input(0), nullptr, [&](const Node* node) { selection.insert(node); });
+  WalkBack(weights, router.topk, [&](const Node* node) {
+    if (selection.contains(node)) return;
+    if (node->kind() == aten::softmax) facts["renorm"] = "softmax";
+    if ((node->kind() == aten::div || node->kind() == aten::div_) && node->input(1)->node()->kind() != prim::Constant) {
+      facts["renorm"] = "true";
+    }
+    const auto factor = node->kind() == aten::mul || node->kind() == aten::mul_ ? ConstNumber(node->input(1)) : std::nullopt;
+    if (factor) facts["scale"] = fmt::format("{}", *factor);
+  });
+  return facts;
+}
+
+}  // namespace autoep

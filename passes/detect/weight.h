@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weight: a model tensor on its way to a matrix product: by which name it is stored, and what was done to it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace autoep {
+
+struct Weight {
+  std::string name;   // fully qualified below the graph's module, or "constant:<n>"
+  at::Tensor tensor;  // as stored
+  bool swapped = false;                     // the last two dimensions were exchanged
+  torch::jit::Value* selected = nullptr;    // the index chosen along dimension 0 of a stacked tensor, or null
+  std::vector<torch::jit::Node*> nodes;     // from the stored tensor to the product
+
+  // Dimensions of what reaches the product.
+  int64_t dim() const { return tensor.dim() - (selected ? 1 : 0); }
+};
+
+// Finds the stored tensor behind a value, through t, transpose of the last two dimensions, and select along the first.
+class WeightFinder {
+ public:
+  WeightFinder(const torch::jit::Module& self, torch::jit::Graph& graph);
+
+  std::optional<Weight> Find(torch::jit::Value* value) const;
+
+ private:
+  std::optional<Weight> FindAttribute(torch::jit::Value* value) const;
+
+  torch::jit::Module self_;
+  const torch::jit::Value* self_value_ = nullptr;
+  std::unordered_map<const torch::jit::Value*, int> constants_;  // tensor constants, in the graph's order
+};
+
+}  // namespace autoep
