@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# Which models of tests/models the end-to-end tests convert, and for how many ranks.
+from dataclasses import dataclass
+
+# Every graph form, alone and inside a language model; ep 1, 2 and 4.
+WIDE = [
+    "mixtral5_grouped_lm_fp32",
+    "mixtral5_batched_lm_fp32",
+    "mixtral5_grouped_lm_bf16",
+    "mixtral5_grouped_lm_fp32_frozen",
+    "qwen3moe5_grouped_lm_fp32",
+    "qwen3moe5_batched_block_fp32",
+    "mixtral4_dense_mask_trace_lm_fp32",
+    "mixtral4_sparse_if_script_lm_fp32",
+]
+
+# The rest of the forms; ep 2.
+NARROW = [
+    "mixtral5_batched_lm_bf16",
+    "mixtral5_batched_lm_fp32_frozen",
+    "mixtral5_grouped_block_logits",
+    "qwen3moe5_batched_block_logits",
+    "qwen3moe5_grouped_block_bf16",
+    "qwen3moe5_batched_lm_fp32_frozen",
+    "mixtral4_dense_mask_script_block_logits",
+    "mixtral4_dense_scatter_trace_lm_fp32",
+    "mixtral4_dense_scatter_script_block_fp32",
+    "mixtral4_dense_onehot_trace_block_fp32",
+    "mixtral4_dense_onehot_script_lm_fp32",
+    "mixtral4_sparse_where_trace_block_fp32",
+    "mixtral4_sparse_where_script_lm_bf16",
+    "mixtral4_sparse_onehot_trace_lm_fp32",
+    "mixtral4_sparse_onehot_script_block_fp32",
+    "mixtral4_sparse_nonzero_script_block_fp32",
+    "mixtral4_sparse_nonzero_script_lm_fp32",
+]
+
+MARKERS = [
+    "mixtral5_grouped_marker",
+    "qwen3moe5_batched_marker",
+    "mixtral4_dense_scatter_trace_marker",
+    "mixtral4_sparse_if_script_marker",
+]
+
+GRADIENTS = ["mixtral5_grouped_lm_fp32", "qwen3moe5_batched_block_fp32", "mixtral4_sparse_if_script_lm_fp32"]
+
+SHAPES = ["2x12", "3x7", "1x1", "2x33"]
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    ep_size: int
+    layout: str = "shared"
+
+    def __str__(self) -> str:
+        return f"{self.model}-ep{self.ep_size}" + ("" if self.layout == "shared" else f"-{self.layout}")
+
+
+ANSWER_CASES = (
+    [Case(model, ep_size) for model in WIDE for ep_size in (1, 2, 4)]
+    + [Case(model, 2) for model in NARROW]
+    + [Case(model, ep_size) for model in MARKERS for ep_size in (1, 2, 4)]
+    + [Case("mixtral5_grouped_lm_fp32", 2, "per-rank"), Case("mixtral4_sparse_if_script_lm_fp32", 2, "per-rank")]
+    + [Case("mixtral5_grouped_lm_fp32_frozen", 2, "per-rank")]
+)
+
+GRADIENT_CASES = [Case(model, ep_size) for model in GRADIENTS for ep_size in (1, 2)]

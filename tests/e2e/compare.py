@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# How far two outputs may be apart.
+import torch
+
+FP32_LIMIT = 2e-4  # of the largest output
+HALF_LIMIT = 2e-2
+FLIPPED_SHARE = 0.05  # of the tokens, in half precision: a near tie may be decided the other way
+
+
+def token_errors(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """The largest difference of each token, relative to the largest output. The last dimension is a token's row."""
+    assert found.shape == expected.shape, f"{tuple(found.shape)} instead of {tuple(expected.shape)}"
+    assert found.dtype == expected.dtype, f"{found.dtype} instead of {expected.dtype}"
+    if expected.numel() == 0:
+        return torch.zeros(0)
+    difference = (found.double() - expected.double()).abs().flatten(0, -2).amax(-1)
+    return difference / expected.double().abs().max()
+
+
+def check_close(found: torch.Tensor, expected: torch.Tensor, where: str) -> None:
+    errors = token_errors(found, expected)
+    if expected.dtype == torch.float32:
+        worst = errors.max().item() if errors.numel() else 0.0
+        assert worst <= FP32_LIMIT, f"{where}: {worst:.2e} of the largest output"
+        return
+    far = (~(errors <= HALF_LIMIT)).sum().item()
+    allowed = FLIPPED_SHARE * errors.numel()
+    assert far <= allowed, f"{where}: {far} of {errors.numel()} tokens are farther than {HALF_LIMIT} of the largest output"
+
+
+def check_outputs(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], where: str) -> None:
+    assert found.keys() == expected.keys(), where
+    for name, tensor in expected.items():
+        check_close(found[name], tensor, f"{where} {name}")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+# One rank of a list of jobs, in a process of its own: python -m e2e.rank JOBS.json RANK WORLD STORE OUT
+# A job loads a converted directory once and runs it on this rank's input files; with "gradients" it also trains one step.
+import json
+import sys
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+import autoep
+
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def load(job: dict, rank: int, world: int) -> torch.nn.Module:
+    if job.get("plain"):  # the per-rank layout needs the library and nothing else of ours
+        autoep.load_library()
+        return torch.jit.load(str(Path(job["directory"]) / f"rank-{rank:05}-of-{world:05}.pt"))
+    return autoep.load(job["directory"], trainable=job.get("gradients", False))
+
+
+def outputs_of(answer) -> dict[str, torch.Tensor]:
+    answers = answer if isinstance(answer, tuple) else (answer,)
+    return {f"output.{i}": tensor for i, tensor in enumerate(answers)}
+
+
+def loss_of(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A loss whose gradient differs for every element, the same in every process."""
+    total = torch.zeros(())
+    for tensor in outputs.values():
+        pattern = torch.linspace(-1, 1, steps=max(tensor.numel(), 1))[: tensor.numel()].reshape(tensor.shape)
+        total = total + (tensor.float() * pattern).sum()
+    return total
+
+
+def run(job: dict, rank: int, world: int, out: Path) -> None:
+    model = load(job, rank, world)
+    gradients = job.get("gradients", False)
+    for step, files in enumerate(job["inputs"]):
+        inputs = load_file(files[rank])
+        with torch.set_grad_enabled(gradients):
+            outputs = outputs_of(model(*inputs.values()))
+        if gradients:
+            loss_of(outputs).backward()
+        found = {name: tensor.detach().contiguous() for name, tensor in outputs.items()}
+        save_file(found, out / f"{job['name']}.step{step}.rank{rank}.safetensors")
+    if gradients:
+        grads = {name: p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}
+        save_file(grads, out / f"{job['name']}.gradients.rank{rank}.safetensors")
+
+
+def main() -> None:
+    jobs_file, rank, world, store, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], Path(sys.argv[5])
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    for job in json.loads(Path(jobs_file).read_text()):
+        try:
+            run(job, rank, world, out)
+        except Exception as error:
+            (out / f"{job['name']}.error.rank{rank}").write_text(f"{type(error).__name__}: {error}")
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// An interrupted process undoes what is under way, newest first, and exits with 130 or 143.
+#include "tools/interrupt.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <functional>
+#include <string>
+
+namespace autoep {
+namespace {
+
+struct Outcome {
+  int exit_code = -1;
+  std::string written;  // by the child, to its pipe
+};
+
+// Runs `body` in a child that handles interrupts; `body` gets the pipe's descriptor and signals its own process.
+Outcome RunChild(const std::function<void(int)>& body) {
+  int ends[2];
+  EXPECT_EQ(pipe(ends), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    close(ends[0]);
+    StartInterruptHandling();
+    body(ends[1]);
+    _exit(0);
+  }
+  close(ends[1]);
+  Outcome outcome;
+  char buffer[64];
+  for (ssize_t n; (n = read(ends[0], buffer, sizeof(buffer))) > 0;) outcome.written.append(buffer, static_cast<size_t>(n));
+  close(ends[0]);
+  int state = 0;
+  waitpid(child, &state, 0);
+  if (WIFEXITED(state)) outcome.exit_code = WEXITSTATUS(state);
+  return outcome;
+}
+
+std::function<void()> Writer(int fd, const char* letter) {
+  return [fd, letter] { EXPECT_EQ(write(fd, letter, 1), 1); };
+}
+
+[[noreturn]] void SignalAndWait(int signal) {
+  kill(getpid(), signal);
+  for (;;) pause();
+}
+
+TEST(InterruptTest, SigintUndoesNewestFirst) {
+  const Outcome outcome = RunChild([](int fd) {
+    OnInterrupt first(Writer(fd, "1"));
+    OnInterrupt second(Writer(fd, "2"));
+    SignalAndWait(SIGINT);
+  });
+  EXPECT_EQ(outcome.exit_code, 130);
+  EXPECT_EQ(outcome.written, "21");
+}
+
+TEST(InterruptTest, SigtermHasItsOwnCode) {
+  EXPECT_EQ(RunChild([](int) { SignalAndWait(SIGTERM); }).exit_code, 143);
+}
+
+TEST(InterruptTest, WhatIsFinishedIsNotUndone) {
+  const Outcome outcome = RunChild([](int fd) {
+    { OnInterrupt done(Writer(fd, "x")); }
+    SignalAndWait(SIGINT);
+  });
+  EXPECT_EQ(outcome.exit_code, 130);
+  EXPECT_EQ(outcome.written, "");
+}
+
+}  // namespace
+}  // namespace autoep

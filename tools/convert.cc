@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// autoep convert: a TorchScript MoE model becomes a directory that N ranks run. Nothing is published that has not been
+// verified, and nothing is left behind by a failure or an interrupt.
+#include "passes/convert.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "passes/detect/detect.h"
+#include "passes/model/moe_model.h"
+#include "passes/repack/plan.h"
+#include "plugin/io/output.h"
+#include "plugin/io/text.h"
+#include "presets/registry.h"
+#include "tools/arguments.h"
+#include "tools/convert_report.h"
+#include "tools/interrupt.h"
+#include "tools/layer_report.h"
+#include "tools/model_summary.h"
+#include "tools/pass_options.h"
+#include "tools/progress.h"
+#include "tools/subcommand.h"
+#include "tools/table.h"
+#include "tools/verify.h"
+#include "tools/version.h"
+
+namespace autoep {
+namespace {
+
+// Removes a staging directory that another thread may still be writing to.
+void RemoveStaging(const std::string& path) {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    const int error = RemoveTree(FileSystem::Real(), path);
+    if (error == 0 || error == ENOENT) return;
+  }
+}
+
+// "0-3", or "0, 2, 5" where a rank's experts are not consecutive.
+std::string ExpertsText(const std::vector<int64_t>& experts) {
+  const bool consecutive = !experts.empty() && experts.back() - experts.front() + 1 == static_cast<int64_t>(experts.size());
+  if (consecutive && experts.size() > 1) return fmt::format("{}-{}", experts.front(), experts.back());
+  std::string text;
+  for (int64_t expert : experts) text += fmt::format("{}{}", text.empty() ? "" : ", ", expert);
+  return text;
+}
+
+std::string PlanTable(const Plan& plan, int64_t replicated, const Console& console) {
+  Table table({{"rank", Align::kRight}, {"experts of a layer"}, {"expert bytes", Align::kRight}, {"all tensor bytes", Align::kRight}});
+  for (int64_t rank = 0; rank < plan.ep_size; ++rank) {
+    table.AddRow({fmt::to_string(rank), ExpertsText(plan.layers.front().placement.ExpertsOf(rank)), HumanBytes(plan.RankBytes()),
+                  HumanBytes(replicated + plan.RankBytes())});
+  }
+  return table.Render(console);
+}
+
+class ConvertCommand : public Subcommand {
+ public:
+  std::string name() const override { return "convert"; }
+  std::string summary() const override { return "Make a model expert-parallel"; }
+  std::string examples() const override {
+    return "  autoep convert mixtral.pt --ep-size 8 -o mixtral-ep8\n"
+           "  autoep convert mixtral.pt --ep-size 8 --dry-run          what each rank would hold\n"
+           "  autoep convert mixtral.pt --ep-size 2 -o out --verify=full\n";
+  }
+
+  void Declare(CLI::App& app) override {
+    app.add_option("MODEL", path_, "A TorchScript file")->required();
+    app.add_option("--ep-size", options_.ep_size, "Ranks that share the experts")->type_name("N")->required();
+    app.add_option("-o,--output", output_, "The directory to make")->type_name("DIR")->group("Output");
+    app.add_flag("--overwrite", overwrite_, "Replace a converted directory that is there")->group("Output");
+    app.add_option("--layout", options_.layout, "shared (one model and a shard a rank) or per-rank (a whole model a rank)")
+        ->type_name("LAYOUT")
+        ->group("Output");
+    app.add_flag("--strip-debug", options_.strip_debug, "Drop the author's file names and line numbers")->group("Output");
+    AddJsonFlag(app);
+    app.add_option("--preset", preset_, "The family that the model must be: a name, or a YAML file")->type_name("NAME|FILE");
+    app.add_flag("--dry-run", dry_run_, "Plan and print; write nothing");
+    app.add_option("--verify", verify_, "full: also run the result on N local processes and compare with the source")
+        ->type_name("full");
+    passes_.Declare(app);
+  }
+
+  Status Run(Console& console) override {
+    AUTOEP_RETURN_IF_ERROR(CheckOptions());
+    AUTOEP_ASSIGN_OR_RETURN(MoeModel model, OpenModel(path_));
+    AUTOEP_ASSIGN_OR_RETURN(const Detection detection, DetectLayers(model));
+    AUTOEP_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(model, detection, options_.ep_size));
+    if (dry_run_) return PrintPlan(detection, plan, Summarize(model.module), console);
+
+    BeforeAfter report;
+    report.before = Summarize(model.module);
+    report.source_bytes = model.archive->bytes();
+    report.expert_bytes = TotalExpertBytes(detection.layers);
+    OutputOptions output = Output();
+    output.expected_bytes = ExpectedBytes(report);
+    AUTOEP_ASSIGN_OR_RETURN(const std::unique_ptr<StagedDirectory> staged, StagedDirectory::Create(output_, output));
+    const OnInterrupt undo([path = staged->path()] { RemoveStaging(path); });
+    AUTOEP_RETURN_IF_ERROR(WriteAndVerify(model, detection, *staged, report, console));
+    AUTOEP_RETURN_IF_ERROR(staged->Publish());
+    PrintReport(detection, report, console);
+    return Status();
+  }
+
+ private:
+  Status CheckOptions() {
+    AUTOEP_RETURN_IF_ERROR(CheckChoice("--layout", options_.layout, {"shared", "per-rank"}));
+    if (!verify_.empty()) AUTOEP_RETURN_IF_ERROR(CheckChoice("--verify", verify_, {"full"}));
+    if (options_.ep_size < 1) {
+      return Status(Code::kUsage, fmt::format("--ep-size cannot be {}; it is a number of ranks, at least 1", options_.ep_size));
+    }
+    if (output_.empty() && !dry_run_) return Status(Code::kUsage, "-o is needed: the directory to make (or --dry-run)");
+    if (!preset_.empty()) {
+      AUTOEP_ASSIGN_OR_RETURN(wanted_, FindOrLoadPreset(preset_));
+    }
+    AUTOEP_ASSIGN_OR_RETURN(options_.pipeline, passes_.Resolve());
+    options_.tool = kToolName;
+    return output_.empty() ? Status() : CheckOutput(output_, OutputKind::kDirectory, Output());
+  }
+
+  OutputOptions Output() const {
+    OutputOptions output;
+    output.overwrite = overwrite_;
+    output.inputs = {path_};
+    return output;
+  }
+
+  // What the files will hold, for the check of the disk's room.
+  uint64_t ExpectedBytes(const BeforeAfter& report) const {
+    const int64_t copies = options_.layout == "per-rank" ? options_.ep_size : 1;
+    return static_cast<uint64_t>((report.before.TensorBytes() - report.expert_bytes) * copies + report.expert_bytes);
+  }
+
+  Result<Detection> DetectLayers(const MoeModel& model) const {
+    DetectOptions options;
+    options.preset = wanted_.get();
+    Detection detection = Detect(model.module, options);
+    if (detection.layers.empty()) return NoLayersError(path_, detection.refusals);
+    return detection;
+  }
+
+  Status WriteAndVerify(MoeModel& model, const Detection& detection, StagedDirectory& staged, BeforeAfter& report,
+                        Console& console) const {
+    {
+      Progress progress(console, "converting", report.source_bytes);
+      progress.Update(0);
+      AUTOEP_ASSIGN_OR_RETURN(Converted converted, Convert(model, detection, options_, staged));
+      report.manifest = std::move(converted.manifest);
+      report.after = Summarize(model.module);
+    }
+    Progress progress(console, "verifying", report.source_bytes);
+    progress.Update(0);
+    VerifyReport verified;
+    AUTOEP_ASSIGN_OR_RETURN(const MoeModel source, OpenModel(path_));
+    AUTOEP_RETURN_IF_ERROR(VerifyStructure(staged.path(), report.manifest, &verified));
+    AUTOEP_RETURN_IF_ERROR(VerifyBytes(source, staged.path(), report.manifest, &verified));
+    if (verify_.empty()) return Status();
+    return VerifyNumbers(path_, staged.path(), report.manifest, {}, &verified);
+  }
+
+  Status PrintPlan(const Detection& detection, const Plan& plan, const ModelSummary& before, Console& console) const {
+    const int64_t replicated = before.TensorBytes() - TotalExpertBytes(detection.layers);
+    if (json()) {
+      console.Print(DumpJson({{"layers", LayersJson(detection.layers)},
+                              {"refusals", RefusalsJson(detection.refusals)},
+                              {"ep_size", plan.ep_size},
+                              {"plan", plan.digest},
+                              {"expert_bytes_a_rank", plan.RankBytes()},
+                              {"replicated_bytes", replicated},
+                              {"notes", plan.notes},
+                              {"dry_run", true},
+                              {"status", CodeName(Code::kOk)},
+                              {"exit_code", 0}}));
+      return Status();
+    }
+    console.Print(LayerTable(detection.layers, console) + "\n" + LayerRemarks(detection.layers));
+    for (const std::string& note : plan.notes) console.Print(fmt::format("Note: {}\n", Printable(note)));
+    console.Print(RefusalList(detection.refusals) + "\n");
+    console.Print(PlanTable(plan, replicated, console) + "\n");
+    console.Print(fmt::format("autoep: OK convert --dry-run {}, {} -> {}, {} of experts a rank, plan {}\n",
+                              Plural(plan.layers.size(), "layer"), Plural(TotalExperts(detection.layers), "expert"),
+                              Plural(plan.ep_size, "rank"), HumanBytes(plan.RankBytes()), plan.digest.substr(0, 12)));
+    return Status();
+  }
+
+  void PrintReport(const Detection& detection, const BeforeAfter& report, Console& console) const {
+    if (json()) {
+      Json document = BeforeAfterJson(report);
+      document["output"] = output_;
+      document["refusals"] = RefusalsJson(detection.refusals);
+      document["status"] = CodeName(Code::kOk);
+      document["exit_code"] = 0;
+      console.Print(DumpJson(document));
+      return;
+    }
+    console.Print(LayerTable(detection.layers, console) + "\n" + LayerRemarks(detection.layers));
+    console.Print(RefusalList(detection.refusals) + "\n");
+    console.Print(BeforeAfterTable(report, console) + "\n");
+    console.Print(fmt::format("Written to {}: {}\n", Printable(output_), Plural(report.manifest.files.size() + 1, "file")));
+    console.Print(fmt::format("autoep: OK convert {}\n", ConvertedSentence(report.manifest)));
+  }
+
+  std::string path_;
+  std::string output_;
+  std::string preset_;
+  std::string verify_;
+  bool overwrite_ = false;
+  bool dry_run_ = false;
+  ConvertOptions options_;
+  PassOptions passes_;
+  std::shared_ptr<const Preset> wanted_;
+};
+
+const RegisterSubcommand<ConvertCommand> kRegistered;
+
+}  // namespace
+}  // namespace autoep

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tables and JSON of converted models.
+#include "tools/converted_report.h"
+
+#include <fmt/format.h>
+
+#include "plugin/io/text.h"
+#include "tools/layer_report.h"
+#include "tools/table.h"
+
+namespace autoep {
+namespace {
+
+int64_t LayerBytes(const contract::ManifestLayer& layer, int64_t rank) {
+  int64_t bytes = 0;
+  for (const contract::ManifestTensor& tensor : layer.tensors) {
+    for (const contract::ShardPiece& piece : tensor.pieces) bytes += piece.rank == rank ? piece.bytes : 0;
+  }
+  return bytes;
+}
+
+OpCounts OpsOf(const ModelSummary& summary, const std::string& block) {
+  const auto found = summary.ep_ops.find(block);
+  return found == summary.ep_ops.end() ? OpCounts() : found->second;
+}
+
+}  // namespace
+
+std::string OpsText(const OpCounts& ops) {
+  std::string text;
+  for (const auto& [op, count] : ops) {
+    text += (text.empty() ? "" : ", ") + op;
+    if (count > 1) text += fmt::format(" x{}", count);
+  }
+  return text.empty() ? "none" : text;
+}
+
+int64_t RankExpertBytes(const contract::Manifest& manifest, int64_t rank) {
+  int64_t bytes = 0;
+  for (const contract::ManifestLayer& layer : manifest.layers) bytes += LayerBytes(layer, rank);
+  return bytes;
+}
+
+std::string ConvertedTable(const contract::Manifest& manifest, const ModelSummary& summary, const Console& console) {
+  Table table({{"layer"}, {"family"}, {"form"}, {"experts", Align::kRight}, {"a rank", Align::kRight},
+               {"top-k", Align::kRight}, {"hidden x intermediate"}, {"activation"}, {"dtype"},
+               {"bytes a rank", Align::kRight}, {"EP ops of the block"}});
+  for (const contract::ManifestLayer& layer : manifest.layers) {
+    table.AddRow({PathName(layer.path), layer.family, layer.form, fmt::to_string(layer.num_experts),
+                  fmt::to_string(layer.num_experts / manifest.ep_size), fmt::to_string(layer.top_k),
+                  SizesName(layer.hidden, layer.intermediate), layer.activation,
+                  layer.tensors.empty() ? "" : layer.tensors.front().dtype, HumanBytes(LayerBytes(layer, 0)),
+                  OpsText(OpsOf(summary, layer.block))});
+  }
+  return table.Render(console);
+}
+
+Json ConvertedJson(const contract::Manifest& manifest, const ModelSummary& summary) {
+  Json document = {{"layout", manifest.layout},
+                   {"ep_size", manifest.ep_size},
+                   {"op_abi", manifest.op_abi},
+                   {"tool", manifest.tool},
+                   {"torch", manifest.torch},
+                   {"plan", manifest.plan},
+                   {"source_digest", manifest.source.digest}};
+  document["layers"] = Json::array();
+  for (const contract::ManifestLayer& layer : manifest.layers) {
+    document["layers"].push_back({{"path", layer.path},
+                                  {"block", layer.block},
+                                  {"family", layer.family},
+                                  {"form", layer.form},
+                                  {"num_experts", layer.num_experts},
+                                  {"top_k", layer.top_k},
+                                  {"hidden", layer.hidden},
+                                  {"intermediate", layer.intermediate},
+                                  {"activation", layer.activation},
+                                  {"ep_ops", OpsOf(summary, layer.block)}});
+  }
+  document["files"] = Json::array();
+  for (const contract::ManifestFile& file : manifest.files) {
+    document["files"].push_back({{"file", file.file}, {"bytes", file.bytes}, {"sha256", file.sha256}});
+  }
+  std::vector<int64_t> rank_bytes;
+  for (int64_t rank = 0; rank < manifest.ep_size; ++rank) rank_bytes.push_back(RankExpertBytes(manifest, rank));
+  document["expert_bytes_by_rank"] = rank_bytes;
+  document["replicated_bytes"] = summary.TensorBytes();
+  document["limits"] = manifest.limits;
+  return document;
+}
+
+}  // namespace autoep

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// SIGINT and SIGTERM: a thread waits for them, undoes what is under way (staging directories, child processes) and ends the
+// process with 130 or 143.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace autoep {
+
+// Blocks both signals in the calling thread, and so in every thread it starts later, and starts the waiting thread. Call it
+// first in main.
+void StartInterruptHandling();
+
+// While it lives, an interrupt calls `undo` (on the waiting thread, once) before the process ends. Destruction waits for a
+// running undo.
+class OnInterrupt {
+ public:
+  explicit OnInterrupt(std::function<void()> undo);
+  ~OnInterrupt();
+  OnInterrupt(const OnInterrupt&) = delete;
+  OnInterrupt& operator=(const OnInterrupt&) = delete;
+
+ private:
+  int64_t id_;
+};
+
+}  // namespace autoep

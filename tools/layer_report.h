@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Detected layers and refusals as text and as JSON, for inspect and convert.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "passes/detect/moe_layer.h"
+#include "plugin/contract/manifest.h"
+#include "plugin/io/json.h"
+#include "plugin/io/status.h"
+#include "tools/console.h"
+
+namespace autoep {
+
+int64_t TotalExperts(const std::vector<MoeLayer>& layers);
+int64_t TotalExpertBytes(const std::vector<MoeLayer>& layers);
+
+// One row a layer: path, family, form, experts, top-k, sizes, activation, dtype, bytes.
+std::string LayerTable(const std::vector<MoeLayer>& layers, const Console& console);
+// Routers, shared experts and notes, equal ones once; "" if there is nothing to say.
+std::string LayerRemarks(const std::vector<MoeLayer>& layers);
+// One line: "model.layers.0.mlp: <predicate>, at modeling_mixtral.py:128".
+std::string RefusalSentence(const Refusal& refusal);
+// "Refused:" and one entry a refusal, with its node; "" if there are none.
+std::string RefusalList(const std::vector<Refusal>& refusals);
+
+// kNoMoe: why `model`, a file's name, has no layer to rewrite. Call it when there is none.
+Status NoLayersError(const std::string& model, const std::vector<Refusal>& refusals);
+
+Json LayersJson(const std::vector<MoeLayer>& layers);
+Json RefusalsJson(const std::vector<Refusal>& refusals);
+
+// "model.layers.0.mlp", or "(root)" for the empty path.
+std::string PathName(const std::string& path);
+// "64 x 96"
+std::string SizesName(int64_t hidden, int64_t intermediate);
+
+}  // namespace autoep

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// The options of convert and passes that choose, limit and record passes.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "passes/pipeline.h"
+#include "plugin/io/status.h"
+
+namespace autoep {
+
+class PassOptions {
+ public:
+  void Declare(CLI::App& app);
+
+  // Checks names and numbers (kUsage) and makes the folder for dumps where it is missing (kOutput).
+  Result<PipelineOptions> Resolve() const;
+
+ private:
+  std::vector<std::string> disabled_;
+  std::optional<int64_t> limit_;
+  std::string dump_ir_;
+};
+
+}  // namespace autoep
