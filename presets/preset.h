@@ -34,7 +34,7 @@ struct ExpertLayout {
     kStacked,   // one tensor for all: "<experts>.<name>", "<experts>.<name>_bias", or with ".weight"
   };
   Kind kind = Kind::kSeparate;
-  Pattern experts;  // path from the block to what holds them
+  Pattern experts;                                        // path from the block to what holds them
   std::vector<std::pair<ExpertRole, std::string>> names;  // in the order gate, up, gate_up, down
 
   // Which tensor of an expert `tensor` is, given relative to the block; nullopt if none.
@@ -42,32 +42,32 @@ struct ExpertLayout {
 };
 
 struct PresetTest {
-  std::string model_class;           // of transformers: "MixtralForCausalLM"
-  std::string config_class;          // "MixtralConfig"
+  std::string model_class;            // of transformers: "MixtralForCausalLM"
+  std::string config_class;           // "MixtralConfig"
   std::vector<int64_t> transformers;  // major versions it is tested with: 4, 5
-  Json config;                       // keyword arguments of a tiny configuration
+  Json config;                        // keyword arguments of a tiny configuration
 };
 
 // What a block was found to do, in the words of MoeLayer and of the manifest.
 struct BlockFacts {
-  std::string activation;                      // contract/activation.h
-  std::string weights_act;                     // "after" or "input"
-  std::map<std::string, std::string> router;   // "scores": "softmax", "renorm": "true", ...
+  std::string activation;                     // contract/activation.h
+  std::string weights_act;                    // "after" or "input"
+  std::map<std::string, std::string> router;  // "scores": "softmax", "renorm": "true", ...
 };
 
 struct Preset {
-  std::string name;   // "mixtral"
-  std::string title;  // "Mixtral (Mistral AI)"
-  std::vector<std::string> model_classes;  // transformers classes of this family
-  Pattern block;                  // class name of the MoE block, without modules and mangling
-  Pattern router;                 // name of the child that scores the experts
+  std::string name;                         // "mixtral"
+  std::string title;                        // "Mixtral (Mistral AI)"
+  std::vector<std::string> model_classes;   // transformers classes of this family
+  Pattern block;                            // class name of the MoE block, without modules and mangling
+  Pattern router;                           // name of the child that scores the experts
   std::vector<std::string> shared_experts;  // children that every token passes, if any
   std::vector<ExpertLayout> layouts;
-  BlockFacts facts;               // only what must hold; an empty string or a missing key is not checked
+  BlockFacts facts;  // only what must hold; an empty string or a missing key is not checked
   std::vector<std::string> notes;
   PresetTest test;
-  std::string text;               // the YAML it came from
-  std::string origin;             // "presets/mixtral.yaml"
+  std::string text;    // the YAML it came from
+  std::string origin;  // "presets/mixtral.yaml"
 
   // Which tensor of an expert `tensor` is, given relative to the block: "experts.3.w1.weight" -> kGate,
   // "experts.gate_up_proj" -> kGateUp. A bias has its weight's role.

@@ -31,7 +31,8 @@ Result<ExpertLayout> ParseLayout(const YamlValue& map) {
   AUTOEP_ASSIGN_OR_RETURN(const YamlValue kind, map.At("layout"));
   AUTOEP_ASSIGN_OR_RETURN(const std::string kind_name, kind.AsString());
   if (kind_name != "separate" && kind_name != "stacked") {
-    return kind.Fail(fmt::format("expected separate or stacked, found '{}'{}", Printable(kind_name), DidYouMean(kind_name, {"separate", "stacked"})));
+    return kind.Fail(fmt::format("expected separate or stacked, found '{}'{}", Printable(kind_name),
+                                 DidYouMean(kind_name, {"separate", "stacked"})));
   }
   layout.kind = kind_name == "separate" ? ExpertLayout::Kind::kSeparate : ExpertLayout::Kind::kStacked;
   AUTOEP_ASSIGN_OR_RETURN(layout.experts, ParsePattern(map, "path"));
@@ -39,7 +40,8 @@ Result<ExpertLayout> ParseLayout(const YamlValue& map) {
     if (!map.Has(ExpertRoleName(role))) continue;
     AUTOEP_ASSIGN_OR_RETURN(std::string name, map.String(ExpertRoleName(role)));
     for (const auto& [other, known] : layout.names) {
-      if (known == name) return map.Fail(fmt::format("'{}' is both {} and {}", Printable(name), ExpertRoleName(other), ExpertRoleName(role)));
+      if (known == name)
+        return map.Fail(fmt::format("'{}' is both {} and {}", Printable(name), ExpertRoleName(other), ExpertRoleName(role)));
     }
     layout.names.emplace_back(role, std::move(name));
   }
@@ -111,8 +113,8 @@ Status CheckGate(const YamlValue& root, const Preset& preset) {
     });
     if (has_gate == gated) continue;
     AUTOEP_ASSIGN_OR_RETURN(const YamlValue experts, root.At("experts"));
-    return experts.Fail(fmt::format("the activation {} {} gate, and a layout {} one", preset.facts.activation, gated ? "needs a" : "has no",
-                                    has_gate ? "has" : "lacks"));
+    return experts.Fail(fmt::format("the activation {} {} gate, and a layout {} one", preset.facts.activation,
+                                    gated ? "needs a" : "has no", has_gate ? "has" : "lacks"));
   }
   return Status();
 }

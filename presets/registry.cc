@@ -45,9 +45,11 @@ const PresetRegistry& PresetRegistry::Builtin() {
 
 Result<PresetRegistry> PresetRegistry::Create(std::vector<Preset> presets) {
   std::sort(presets.begin(), presets.end(), [](const Preset& a, const Preset& b) { return a.name < b.name; });
-  const auto twice = std::adjacent_find(presets.begin(), presets.end(), [](const Preset& a, const Preset& b) { return a.name == b.name; });
+  const auto twice =
+      std::adjacent_find(presets.begin(), presets.end(), [](const Preset& a, const Preset& b) { return a.name == b.name; });
   if (twice != presets.end()) {
-    return Status(Code::kUsage, fmt::format("{}: the family '{}' is also that of {}", std::next(twice)->origin, twice->name, twice->origin));
+    return Status(Code::kUsage,
+                  fmt::format("{}: the family '{}' is also that of {}", std::next(twice)->origin, twice->name, twice->origin));
   }
   PresetRegistry registry;
   registry.presets_ = std::make_shared<const std::vector<Preset>>(std::move(presets));
@@ -64,8 +66,8 @@ Result<const Preset*> PresetRegistry::Find(std::string_view name) const {
   for (const Preset& preset : *presets_) {
     if (preset.name == name) return &preset;
   }
-  return Status(Code::kUsage, fmt::format("there is no preset '{}'{}; the presets are {}", Printable(name), DidYouMean(name, Names()),
-                                          JoinWords(Names())));
+  return Status(Code::kUsage, fmt::format("there is no preset '{}'{}; the presets are {}", Printable(name),
+                                          DidYouMean(name, Names()), JoinWords(Names())));
 }
 
 const ExpertLayout* MatchLayout(const Preset& preset, const BlockNames& names) {
@@ -85,7 +87,8 @@ std::optional<FamilyMatch> PresetRegistry::MatchFamily(const BlockNames& names) 
   for (const Preset& preset : *presets_) {
     if (MatchLayout(preset, names) == nullptr) continue;
     if (preset.block.Matches(bare)) return FamilyMatch{&preset, true};
-    const bool router = std::any_of(names.children.begin(), names.children.end(), [&](const std::string& child) { return preset.router.Matches(child); });
+    const bool router = std::any_of(names.children.begin(), names.children.end(),
+                                    [&](const std::string& child) { return preset.router.Matches(child); });
     if (router) by_names.push_back(&preset);
   }
   if (by_names.size() != 1) return std::nullopt;

@@ -27,7 +27,9 @@ std::optional<int64_t> ParseInt(std::string_view text) {
 }
 
 std::optional<double> ParseNumber(std::string_view text) {
-  const bool plain = std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || std::string_view("+-.eE").find(c) != std::string_view::npos; });
+  const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= '0' && c <= '9') || std::string_view("+-.eE").find(c) != std::string_view::npos;
+  });
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   const bool whole = plain && error == std::errc() && end == text.data() + text.size();
@@ -48,10 +50,14 @@ bool IsAmbiguous(const std::string& text) {
 
 std::string Describe(const YamlNode& node) {
   switch (node.kind) {
-    case YamlNode::Kind::kNull: return "nothing";
-    case YamlNode::Kind::kList: return "a list";
-    case YamlNode::Kind::kMap: return "a map";
-    case YamlNode::Kind::kScalar: break;
+    case YamlNode::Kind::kNull:
+      return "nothing";
+    case YamlNode::Kind::kList:
+      return "a list";
+    case YamlNode::Kind::kMap:
+      return "a map";
+    case YamlNode::Kind::kScalar:
+      break;
   }
   return fmt::format("{}'{}'", node.quoted ? "the string " : "", Printable(node.text));
 }
@@ -82,7 +88,9 @@ Status YamlValue::FailAt(const YamlNode& node, std::string_view sentence) const 
 
 Status YamlValue::Fail(std::string_view sentence) const { return FailAt(*node_, sentence); }
 
-Status YamlValue::Expected(std::string_view what) const { return Fail(fmt::format("expected {}, found {}", what, Describe(*node_))); }
+Status YamlValue::Expected(std::string_view what) const {
+  return Fail(fmt::format("expected {}, found {}", what, Describe(*node_)));
+}
 
 bool YamlValue::IsString() const { return node_->kind == YamlNode::Kind::kScalar && (node_->quoted || !IsAmbiguous(node_->text)); }
 
@@ -101,7 +109,8 @@ Result<int64_t> YamlValue::AsInt(int64_t min, int64_t max) const {
   }
   if (!value) return Expected("a whole number");
   if (*value >= min && *value <= max) return *value;
-  return Expected(max == INT64_MAX ? fmt::format("a whole number, {} or more", min) : fmt::format("a whole number, {} to {}", min, max));
+  return Expected(max == INT64_MAX ? fmt::format("a whole number, {} or more", min)
+                                   : fmt::format("a whole number, {} to {}", min, max));
 }
 
 Result<double> YamlValue::AsNumber() const {

@@ -9,8 +9,10 @@
 #include <utility>
 
 #include "passes/detect/ir.h"
+#include "passes/detect/names.h"
 #include "passes/detect/proof.h"
 #include "passes/detect/weights_value.h"
+#include "plugin/io/text.h"
 
 namespace autoep {
 
@@ -48,6 +50,12 @@ bool KeepsRows(const Node* node) {
   }
 }
 
+std::string FirstLine(const std::exception& error) {
+  const auto* from_torch = dynamic_cast<const c10::Error*>(&error);
+  const std::string text = from_torch ? from_torch->what_without_backtrace() : error.what();
+  return Printable(text.substr(0, text.find('\n')));
+}
+
 class CandidateProof {
  public:
   CandidateProof(const MatchContext& context, const Router& router, const SumCandidate& candidate)
@@ -60,7 +68,7 @@ class CandidateProof {
       root_rank_ = rank;
       auto result = ProveWithRank();
       if (result.match) return result;
-      if (!kept_ || (kept_->far && !result.far)) kept_ = std::move(result);
+      if (!kept_) kept_ = std::move(result);
     }
     return *std::move(kept_);
   }
@@ -117,8 +125,8 @@ class CandidateProof {
     wanted.insert(wanted.end(), {router_.ids, candidate_.value});
     try {
       shapes_ = InferShapes(MakeStage(), flow_, *steps, wanted);
-    } catch (const std::exception&) {
-      return Refused("the block could not be evaluated on made-up tokens");
+    } catch (const std::exception& error) {
+      return Refused("the block must run on made-up tokens: " + FirstLine(error));
     }
     if (!PickTokens()) return Refused("the experts' sum must have the shape of the tokens", nullptr, /*far=*/true);
     const auto ids = shapes_.find(router_.ids);
@@ -214,8 +222,9 @@ class CandidateProof {
       }
       const std::string difference = CheckClaim(claim, flow_, unit_of_expert);
       if (!difference.empty()) return Refused("evaluation: " + difference);
-    } catch (const std::exception&) {
-      return Refused("dispatch and combine must work for every number of tokens and every choice of experts");
+    } catch (const std::exception& error) {
+      return Refused("dispatch and combine must work for every number of tokens and every choice of experts: " +
+                     FirstLine(error));
     }
     hard_ = true;
     return Finish(claim, experts, std::move(facts));
@@ -231,6 +240,8 @@ class CandidateProof {
       result.refusal = *std::move(refusal);
       return result;
     }
+    match.layer.consumed_modules = FindConsumedModules(*context_.self, context_.path, match.layer);
+    match.layer.shared_experts = FindSharedExperts(claim);
     match.tokens = tokens_;
     match.ids = router_.ids;
     match.weights = claim.weights;
@@ -248,6 +259,31 @@ class CandidateProof {
     }
     result.match = std::move(match);
     return result;
+  }
+
+  // Modules that hold a feed-forward of the same tokens that is none of the experts'.
+  std::vector<std::string> FindSharedExperts(const Claim& claim) const {
+    std::vector<std::string> found;
+    const std::set<int> experts(claim.units.begin(), claim.units.end());
+    for (const auto& [node, index] : units_.by_output) {
+      const ExpertFfn& unit = units_.units[index];
+      const std::string module = CommonModule(unit.up.projection.weight.name, unit.down.weight.name);
+      if (!experts.contains(index) && !module.empty() && RootOfRows(unit.rows) == chain_.back()) found.push_back(module);
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+
+  // "shared.up.weight" and "shared.down.weight": "shared".
+  static std::string CommonModule(const std::string& a, const std::string& b) {
+    const size_t same = std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
+    const size_t dot = a.rfind('.', same);
+    return same == 0 || dot == std::string::npos || dot > same ? "" : a.substr(0, dot);
+  }
+
+  static Value* RootOfRows(Value* rows) {
+    while (KeepsRows(rows->node())) rows = rows->node()->input(0);
+    return rows;
   }
 
   // A step that writes to `given` between the region's first read of it and the sum, or null.

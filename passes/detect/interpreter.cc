@@ -5,7 +5,6 @@
 #include <ATen/ops/full.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/runtime/operator.h>
-#include <torch/csrc/jit/runtime/vararg_functions.h>
 
 #include <utility>
 
@@ -93,13 +92,16 @@ void Interpreter::RunOp(Node* node) {
     const c10::IValue object = std::exchange(stack.back(), c10::IValue());
     stack.back() = WithoutWeights(object.toObject()->getAttr(node->s(c10::attr::name)));
   } else if (kind == prim::ListConstruct) {
-    torch::jit::listConstruct(stack, *node->output()->type(), node->inputs().size());
-  } else if (kind == prim::ListUnpack) {
-    torch::jit::listUnpack(stack, node->outputs().size());
+    c10::impl::GenericList list(node->output()->type()->expectRef<c10::ListType>().getElementType());
+    for (c10::IValue& element : stack) list.push_back(std::move(element));
+    stack = {std::move(list)};
   } else if (kind == prim::TupleConstruct) {
-    torch::jit::tupleConstruct(stack, node->inputs().size());
-  } else if (kind == prim::TupleUnpack) {
-    torch::jit::tupleUnpack(stack);
+    stack = {c10::ivalue::Tuple::create(std::exchange(stack, {}))};
+  } else if (kind == prim::ListUnpack || kind == prim::TupleUnpack) {
+    const c10::IValue packed = std::exchange(stack.back(), c10::IValue());
+    stack.clear();
+    if (packed.isTuple()) stack = Stack(packed.toTupleRef().elements());
+    if (packed.isList()) stack = packed.toListRef().vec();
   } else if (kind != prim::unchecked_cast && kind != prim::unchecked_unwrap_optional) {
     TORCH_CHECK(node->maybeOperator(), "no kernel for ", kind.toQualString());
     node->getOperation()(stack);

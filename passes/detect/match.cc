@@ -78,8 +78,9 @@ void MatchRouter(const MatchContext& context, const Router& router, MatchOutcome
     outcome.matches.push_back(*std::move(match));
   } else if (refusal) {
     outcome.refusals.push_back(*std::move(refusal));
-  } else if (scan.met_experts || FindBakedHits(router, *context.flow)) {
-    outcome.refusals.push_back(DescribeMiss(context, router, scan));
+  } else {
+    const bool here = scan.met_experts || FindBakedHits(router, *context.flow);
+    (here ? outcome.refusals : outcome.unmet).push_back(DescribeMiss(context, router, scan));
   }
 }
 

@@ -33,6 +33,7 @@ struct BlockMatch {
 struct MatchOutcome {
   std::vector<BlockMatch> matches;
   std::vector<Refusal> refusals;
+  std::vector<Refusal> unmet;  // a router whose choice meets no experts in this graph: a caller's graph may hold them
 };
 
 // Inlines every callee by its raw graph, in place, then normalises in place: tuples lowered, constant prim::If folded,

@@ -142,8 +142,8 @@ class ClosureWalk {
     if (made < 0 && value->type()->kind() != c10::TypeKind::ClassType) Meet(value->node());
     if (made >= 0) queue_.push_back(made);
     const GraphFlow::Root root = flow_.RootOf(value);
-    PushWriter(root, at);
-    for (const GraphFlow::Root element : flow_.Elements(root)) PushWriter(element, at);
+    PushWriter(root, made, at);
+    for (const GraphFlow::Root element : flow_.Elements(root)) PushWriter(element, made, at);
   }
 
   Closure Finish() {
@@ -160,9 +160,10 @@ class ClosureWalk {
   }
 
  private:
-  void PushWriter(GraphFlow::Root root, int at) {
+  // What was written before a value was made from others is in those.
+  void PushWriter(GraphFlow::Root root, int made, int at) {
     const int writer = flow_.LastWriterBefore(root, at);
-    if (writer >= 0) queue_.push_back(writer);
+    if (writer > made) queue_.push_back(writer);
   }
   void Meet(const Node* node) {
     if (!closure_.foreign) closure_.foreign = const_cast<Node*>(node);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 #include <unordered_map>
+#include <utility>
 
 #include "passes/detect/ir.h"
 
@@ -123,6 +124,10 @@ class Scanner {
       read_later = value;
     }
     if (!read_later) return std::nullopt;
+    // Each content of each value once.
+    const std::pair<Value*, int> content = {read_later, DefinitionStep(read_later, step + 1, flow_)};
+    if (content == last_) return std::nullopt;
+    last_ = content;
     return SumCandidate{read_later, step, members_[group]};
   }
 
@@ -137,6 +142,7 @@ class Scanner {
   std::unordered_map<GraphFlow::Root, int> fed_;  // depend on a unit of this group
   std::set<GraphFlow::Root> live_;          // depend on both, and are read later
   int chosen_until_ = -1;                   // the last step that reads one of them
+  std::pair<Value*, int> last_ = {nullptr, -1};
   ScanResult result_;
 };
 

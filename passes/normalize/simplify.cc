@@ -6,12 +6,15 @@
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <cstdint>
+#include <optional>
 
 namespace autoep {
 namespace {
 
 using torch::jit::Block;
 using torch::jit::Node;
+using torch::jit::Value;
+namespace aten = c10::aten;
 
 int64_t CountNodes(const Block* block) {
   int64_t count = 0;
@@ -20,6 +23,23 @@ int64_t CountNodes(const Block* block) {
     for (const Block* inner : node->blocks()) count += CountNodes(inner);
   }
   return count;
+}
+
+// A condition known without running anything: a constant, its negation, or a test for None that the types decide.
+std::optional<bool> KnownCondition(const Value* value) {
+  if (const auto constant = torch::jit::constant_as<bool>(const_cast<Value*>(value))) return *constant;
+  const Node* node = value->node();
+  if (node->kind() == aten::__not__) {
+    const auto inner = KnownCondition(node->input());
+    return inner ? std::optional<bool>(!*inner) : std::nullopt;
+  }
+  const bool is = node->kind() == aten::__is__;
+  if (!is && node->kind() != aten::__isnot__) return std::nullopt;
+  const Value* a = node->inputs()[0];
+  const Value* b = node->inputs()[1];
+  if (a->mustBeNone() && b->mustBeNone()) return is;
+  if (a->mustBeNone() ? b->mustNotBeNone() : b->mustBeNone() && a->mustNotBeNone()) return !is;
+  return std::nullopt;
 }
 
 // Moves the nodes of the branch taken in front of `branch`, which becomes dead.
@@ -42,7 +62,7 @@ void FoldConstantIfs(Block* block) {
     ++it;
     for (Block* inner : node->blocks()) FoldConstantIfs(inner);
     if (node->kind() != c10::prim::If) continue;
-    const auto condition = torch::jit::constant_as<bool>(node->input());
+    const auto condition = KnownCondition(node->input());
     if (!condition) continue;
     TakeBranch(node, node->blocks().at(*condition ? 0 : 1));
     node->destroy();

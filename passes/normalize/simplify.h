@@ -8,8 +8,8 @@
 
 namespace autoep {
 
-// Replaces each prim::If whose condition is a prim::Constant by the branch taken, in nested blocks too. Attributes such as
-// `training` are not constants: they can be set on a loaded module.
+// Replaces each prim::If whose condition is a constant, or a test for None that the types decide, by the branch taken, in
+// nested blocks too. Attributes such as `training` are not constants: they can be set on a loaded module.
 void FoldConstantIfs(torch::jit::Block* block);
 
 // Runs LibTorch's dead code elimination, which sees aliases, until nothing changes: one run leaves some in-place chains.

@@ -5,16 +5,16 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <torch/csrc/distributed/c10d/FileStore.hpp>
-#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <charconv>
 #include <filesystem>
 #include <optional>
 #include <system_error>
+#include <torch/csrc/distributed/c10d/FileStore.hpp>
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
 
 #include "plugin/comm/c10d_transport.h"
@@ -66,7 +66,8 @@ c10::intrusive_ptr<c10d::ProcessGroup> Connect(const GlooOptions& options) {
   const auto size = static_cast<int>(options.size);
   auto store = OpenStore(options, address);
   auto gloo = c10d::ProcessGroupGloo::Options::create(options.timeout);
-  gloo->devices.push_back(address ? c10d::ProcessGroupGloo::createDefaultDevice() : c10d::ProcessGroupGloo::createDeviceForHostname(kLoopback));
+  gloo->devices.push_back(address ? c10d::ProcessGroupGloo::createDefaultDevice()
+                                  : c10d::ProcessGroupGloo::createDeviceForHostname(kLoopback));
   auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, gloo);
   auto group = c10::make_intrusive<c10d::ProcessGroup>(store, rank, size);
   group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, backend);
@@ -80,7 +81,8 @@ Status CheckOptions(const GlooOptions& options) {
     return Status(Code::kPlugin, fmt::format("rank {} of a Gloo group of {}: ranks are 0 to size - 1", options.rank, options.size));
   }
   if (FindProcessGroup(options.name) != nullptr) {
-    return Status(Code::kPlugin, fmt::format("a process group '{}' exists already in this process: choose another name", options.name));
+    return Status(Code::kPlugin,
+                  fmt::format("a process group '{}' exists already in this process: choose another name", options.name));
   }
   // c10d would wait for it.
   std::error_code ignored;
@@ -98,7 +100,9 @@ struct GlooGroup::State {
   c10::intrusive_ptr<c10d::ProcessGroup> group;
 };
 
-GlooGroup::GlooGroup(std::unique_ptr<State> state) : state_(std::move(state)) { c10d::register_process_group(state_->name, state_->group); }
+GlooGroup::GlooGroup(std::unique_ptr<State> state) : state_(std::move(state)) {
+  c10d::register_process_group(state_->name, state_->group);
+}
 
 GlooGroup::~GlooGroup() { c10d::unregister_process_group(state_->name); }
 
@@ -119,8 +123,8 @@ Result<std::unique_ptr<GlooGroup>> CreateGlooGroup(const GlooOptions& options) {
   AUTOEP_RETURN_IF_ERROR(CheckOptions(options));
   IgnoreBrokenPipes();
   const auto failed = [&](const char* why) {
-    return Status(Code::kPlugin,
-                  fmt::format("rank {} of {} could not join the Gloo group '{}' at {}: {}", options.rank, options.size, options.name, options.store, why));
+    return Status(Code::kPlugin, fmt::format("rank {} of {} could not join the Gloo group '{}' at {}: {}", options.rank,
+                                             options.size, options.name, options.store, why));
   };
   try {
     auto state = std::make_unique<GlooGroup::State>(GlooGroup::State{options.name, Connect(options)});

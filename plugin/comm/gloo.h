@@ -18,7 +18,7 @@ struct GlooOptions {
   std::string store;
   int64_t rank = 0;
   int64_t size = 1;
-  std::string name = "ep";                 // registered with c10d under this name: the `group` of a model
+  std::string name = "ep";                    // registered with c10d under this name: the `group` of a model
   std::chrono::milliseconds timeout{60'000};  // for meeting, and for every exchange
 };
 

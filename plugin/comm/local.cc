@@ -65,9 +65,10 @@ class LocalExchange {
   };
 
   std::string Unequal(int64_t rank) const {
-    return fmt::format("local group '{}': rank {} finished while other ranks wait for it: the ranks ran different models, or only some "
-                       "ran a backward pass",
-                       name_, rank);
+    return fmt::format(
+        "local group '{}': rank {} finished while other ranks wait for it: the ranks ran different models, or only some "
+        "ran a backward pass",
+        name_, rank);
   }
 
   void FailLocked(const std::string& sentence) {
@@ -101,7 +102,8 @@ class LocalExchange {
       return;
     }
     const bool in_time = changed_.wait_for(lock, timeout_, [&] { return meeting_ != meeting || !failure_.empty(); });
-    if (!in_time) FailLocked(fmt::format("local group '{}': rank {} waited {} s for the others", name_, rank, timeout_.count() / 1000.0));
+    if (!in_time)
+      FailLocked(fmt::format("local group '{}': rank {} waited {} s for the others", name_, rank, timeout_.count() / 1000.0));
     TORCH_CHECK(meeting_ != meeting, "autoep: ", failure_);
   }
 

@@ -19,9 +19,10 @@ Status NoGroup(const std::string& name, int64_t ep_size) {
                                              "torch.distributed.init_process_group, or name a group when loading",
                                              ep_size));
   }
-  return Status(Code::kPlugin, fmt::format("no process group is registered under '{}' in this process: create it before the model runs, or "
-                                           "load the model with the group that it shall use",
-                                           name));
+  return Status(Code::kPlugin,
+                fmt::format("no process group is registered under '{}' in this process: create it before the model runs, or "
+                            "load the model with the group that it shall use",
+                            name));
 }
 
 CommunicatorPtr Find(const std::string& name) {
@@ -36,9 +37,10 @@ Result<CommunicatorPtr> ResolveCommunicator(const std::string& name, int64_t ep_
   CommunicatorPtr found = Find(name);
   if (found == nullptr) return NoGroup(name, ep_size);
   if (found->size() == ep_size) return found;
-  return Status(Code::kPlugin, fmt::format("{} has {} ranks, and the experts are spread over {}: load the model with a group of {} ranks",
-                                           name.empty() ? "the default process group" : "the process group '" + name + "'", found->size(),
-                                           ep_size, ep_size));
+  return Status(Code::kPlugin,
+                fmt::format("{} has {} ranks, and the experts are spread over {}: load the model with a group of {} ranks",
+                            name.empty() ? "the default process group" : "the process group '" + name + "'", found->size(), ep_size,
+                            ep_size));
 }
 
 }  // namespace autoep::comm

@@ -24,8 +24,8 @@ std::vector<std::vector<int64_t>> Topology::EdpGroups() const {
 Result<Topology> MakeTopology(int64_t world_size, int64_t ep_size) {
   if (world_size < 1) return Status(Code::kPlugin, fmt::format("a world of {} ranks: at least 1 is needed", world_size));
   if (ep_size < 1 || world_size % ep_size != 0) {
-    return Status(Code::kPlugin, fmt::format("a world of {} ranks cannot be split into EP groups of {}: EP sizes that work: {}", world_size,
-                                             ep_size, fmt::join(contract::PossibleEpSizes(world_size), ", ")));
+    return Status(Code::kPlugin, fmt::format("a world of {} ranks cannot be split into EP groups of {}: EP sizes that work: {}",
+                                             world_size, ep_size, fmt::join(contract::PossibleEpSizes(world_size), ", ")));
   }
   return Topology{world_size, ep_size};
 }

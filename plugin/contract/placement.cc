@@ -29,8 +29,9 @@ std::vector<int64_t> PossibleEpSizes(int64_t num_experts) {
 Result<Placement> LinearPlacement(int64_t num_experts, int64_t ep_size) {
   if (num_experts < 1) return Status(Code::kPlan, fmt::format("a layer has {} experts; at least 1 is needed", num_experts));
   if (ep_size < 1 || num_experts % ep_size != 0) {
-    return Status(Code::kPlan, fmt::format("{} experts cannot be placed on {} ranks: every rank must hold the same number; sizes that work: {}",
-                                           num_experts, ep_size, fmt::join(PossibleEpSizes(num_experts), ", ")));
+    return Status(Code::kPlan,
+                  fmt::format("{} experts cannot be placed on {} ranks: every rank must hold the same number; sizes that work: {}",
+                              num_experts, ep_size, fmt::join(PossibleEpSizes(num_experts), ", ")));
   }
   Placement placement{.ep_size = ep_size, .experts = {}};
   const int64_t slots = num_experts / ep_size;
@@ -49,11 +50,12 @@ Status CheckPlacement(const Placement& placement) {
   for (int64_t expert = 0; expert < num_experts; ++expert) {
     const auto [rank, slot] = placement.experts[expert];
     if (rank < 0 || rank >= placement.ep_size || slot < 0 || slot >= slots) {
-      return Status(Code::kPlan, fmt::format("expert {} is placed on rank {}, slot {}, and there are {} ranks of {} slots", expert, rank,
-                                             slot, placement.ep_size, slots));
+      return Status(Code::kPlan, fmt::format("expert {} is placed on rank {}, slot {}, and there are {} ranks of {} slots", expert,
+                                             rank, slot, placement.ep_size, slots));
     }
     int64_t& held = holder[rank * slots + slot];
-    if (held >= 0) return Status(Code::kPlan, fmt::format("experts {} and {} are both placed on rank {}, slot {}", held, expert, rank, slot));
+    if (held >= 0)
+      return Status(Code::kPlan, fmt::format("experts {} and {} are both placed on rank {}, slot {}", held, expert, rank, slot));
     held = expert;
   }
   return {};

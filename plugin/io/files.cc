@@ -173,7 +173,8 @@ Result<std::string> ReadTextFile(const std::string& path, uint64_t limit) {
   const int error = n < 0 ? errno : 0;
   ::close(fd);
   if (error != 0) return InputError(path, fmt::format("the file cannot be read: {}", ErrorText(error)));
-  if (text.size() > limit) return InputError(path, fmt::format("the file is larger than the {} that it may have", HumanBytes(limit)));
+  if (text.size() > limit)
+    return InputError(path, fmt::format("the file is larger than the {} that it may have", HumanBytes(limit)));
   return text;
 }
 

@@ -61,7 +61,7 @@ class FileSystem {
   virtual ~FileSystem() = default;
   static FileSystem& Real();
 
-  virtual int CreateFile(const std::string& path, int* fd) = 0;  // for writing; EEXIST if there is one
+  virtual int CreateFile(const std::string& path, int* fd) = 0;                   // for writing; EEXIST if there is one
   virtual int Write(int fd, const void* data, size_t size, size_t* written) = 0;  // may be short
   virtual int SyncFile(int fd) = 0;
   virtual int Close(int fd) = 0;  // the descriptor is gone even when this fails
@@ -71,7 +71,7 @@ class FileSystem {
   virtual int RenameNoReplace(const std::string& from, const std::string& to) = 0;  // EEXIST if there is one
   virtual int Exchange(const std::string& a, const std::string& b) = 0;
   virtual int RemoveFile(const std::string& path) = 0;
-  virtual int RemoveDirectory(const std::string& path) = 0;  // an empty one
+  virtual int RemoveDirectory(const std::string& path) = 0;                                 // an empty one
   virtual int ListDirectory(const std::string& path, std::vector<std::string>* names) = 0;  // sorted, without . and ..
   virtual int FreeBytes(const std::string& path, uint64_t* bytes) = 0;
 };

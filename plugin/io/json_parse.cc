@@ -58,7 +58,8 @@ class Builder : public nlohmann::json_sax<Json> {
   std::string Place() const {
     std::string path;
     for (size_t i = 0; i + 1 < open_.size(); ++i) {
-      path += open_[i]->is_array() ? fmt::format("[{}]", open_[i]->size() - 1) : fmt::format("{}{}", path.empty() ? "" : ".", keys_[i]);
+      path +=
+          open_[i]->is_array() ? fmt::format("[{}]", open_[i]->size() - 1) : fmt::format("{}{}", path.empty() ? "" : ".", keys_[i]);
     }
     return path.empty() ? "" : fmt::format(" in {}", Printable(path));
   }
@@ -81,7 +82,8 @@ class Builder : public nlohmann::json_sax<Json> {
   }
 
   bool Open(Json&& container) {
-    if (static_cast<int>(open_.size()) >= max_depth_) return Complain(fmt::format("values are nested deeper than {} levels", max_depth_));
+    if (static_cast<int>(open_.size()) >= max_depth_)
+      return Complain(fmt::format("values are nested deeper than {} levels", max_depth_));
     open_.push_back(Put(std::move(container)));
     keys_.emplace_back();
     return true;

@@ -31,7 +31,8 @@ std::string RandomSuffix() {
 }
 
 bool IsPlainName(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos && name.find('\0') == std::string::npos;
+  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
+         name.find('\0') == std::string::npos;
 }
 
 // Not every file system can refuse to replace. Renaming a directory never replaces a file or a directory with content, and
@@ -76,7 +77,8 @@ Status OutputFile::Append(const void* data, size_t size) {
     size_t written = 0;
     const int error = files_->Write(fd_, next, left, &written);
     if (error == EINTR) continue;
-    if (error != 0 || written == 0) return Fail(fmt::format("writing failed after {}", HumanBytes(bytes_)), error != 0 ? error : EIO);
+    if (error != 0 || written == 0)
+      return Fail(fmt::format("writing failed after {}", HumanBytes(bytes_)), error != 0 ? error : EIO);
     digest_.Update(next, written);
     next += written;
     left -= written;
@@ -169,15 +171,18 @@ Status StagedDirectory::WriteFile(const std::string& name, std::string_view byte
 Status StagedDirectory::Publish() {
   FileSystem& files = *options_.files;
   if (staging_.empty()) return Status(Code::kBug, fmt::format("{}: published twice", Printable(target_)));
-  if (const int error = files.SyncDirectory(staging_)) return OutputError(target_, "the output could not be brought to the disk", error);
+  if (const int error = files.SyncDirectory(staging_))
+    return OutputError(target_, "the output could not be brought to the disk", error);
   int error = RenameToNew(files, staging_, final_);
   const bool swap = error == EEXIST && options_.overwrite;
   if (swap) {
-    AUTOEP_RETURN_IF_ERROR(CheckOutputPlace(target_, {parent_, final_.substr(final_.rfind('/') + 1)}, OutputKind::kDirectory, options_));
+    AUTOEP_RETURN_IF_ERROR(
+        CheckOutputPlace(target_, {parent_, final_.substr(final_.rfind('/') + 1)}, OutputKind::kDirectory, options_));
     error = files.Exchange(staging_, final_);
     if (error == EINVAL || error == ENOSYS) {
-      return OutputError(target_, "this file system cannot swap two directories, so the old output cannot be overwritten safely; "
-                                  "remove it first");
+      return OutputError(target_,
+                         "this file system cannot swap two directories, so the old output cannot be overwritten safely; "
+                         "remove it first");
     }
   }
   if (error == EEXIST) return OutputError(target_, "something was put there while autoep was working; choose another name");
@@ -191,7 +196,8 @@ Status StagedDirectory::Publish() {
   staging_.clear();
   if (old.empty()) return Status();
   if (const int remove_error = RemoveTree(files, old)) {
-    return OutputError(target_, fmt::format("the new output is in place, but the old one, now {}, could not be removed", Printable(old)),
+    return OutputError(target_,
+                       fmt::format("the new output is in place, but the old one, now {}, could not be removed", Printable(old)),
                        remove_error);
   }
   return Status();

@@ -40,7 +40,8 @@ Status CheckInput(const std::string& target, const std::string& final_path, cons
   while (folder->size() > 1) {
     folder->resize(std::max<size_t>(folder->rfind('/'), 1));
     if (Identity(*folder) != output) continue;
-    return OutputError(target, fmt::format("the output is a folder that contains the input {}; choose another name", Printable(input)));
+    return OutputError(target,
+                       fmt::format("the output is a folder that contains the input {}; choose another name", Printable(input)));
   }
   return Status();
 }
@@ -83,11 +84,15 @@ Status CheckRoom(const std::string& target, const OutputPlace& place, const Outp
 std::string_view Advice(int error) {
   switch (error) {
     case ENOSPC:
-    case EDQUOT: return "; make room or choose another disk";
-    case EROFS: return "; choose a place that can be written to";
+    case EDQUOT:
+      return "; make room or choose another disk";
+    case EROFS:
+      return "; choose a place that can be written to";
     case EACCES:
-    case EPERM: return "; check the permissions of the folder";
-    default: return "";
+    case EPERM:
+      return "; check the permissions of the folder";
+    default:
+      return "";
   }
 }
 

@@ -23,11 +23,14 @@ struct Placed {
 };
 
 Result<std::string_view> HeaderText(std::string_view bytes, const std::string& path) {
-  const auto fail = [&](std::string_view sentence) { return Status(Code::kInput, fmt::format("{}: {}", Printable(path), sentence)); };
+  const auto fail = [&](std::string_view sentence) {
+    return Status(Code::kInput, fmt::format("{}: {}", Printable(path), sentence));
+  };
   if (bytes.size() < kSafetensorsPrefix) return fail("not a safetensors file: it has fewer than 8 bytes");
   const uint64_t size = LittleEndian64(bytes);
   if (size > kSafetensorsHeaderLimit) {
-    return fail(fmt::format("not a safetensors file: its header would have {} bytes and may have {}", size, kSafetensorsHeaderLimit));
+    return fail(
+        fmt::format("not a safetensors file: its header would have {} bytes and may have {}", size, kSafetensorsHeaderLimit));
   }
   if (size > bytes.size() - kSafetensorsPrefix) {
     return fail(fmt::format("the file ends inside its header of {} bytes: it is truncated", size));
@@ -67,8 +70,10 @@ Status CheckData(std::vector<Placed>& tensors, std::string_view data, const std:
   uint64_t end = 0;
   for (Placed& placed : tensors) {
     SafetensorsTensor& tensor = placed.tensor;
-    if (placed.begin < end) return fail(tensor.name, fmt::format("overlaps the one before it: it begins at {}, not {}", placed.begin, end));
-    if (placed.begin > end) return fail(tensor.name, fmt::format("leaves a hole before it: it begins at {}, not {}", placed.begin, end));
+    if (placed.begin < end)
+      return fail(tensor.name, fmt::format("overlaps the one before it: it begins at {}, not {}", placed.begin, end));
+    if (placed.begin > end)
+      return fail(tensor.name, fmt::format("leaves a hole before it: it begins at {}, not {}", placed.begin, end));
     const auto bits = SafetensorsBits(tensor);
     if (!bits) return fail(tensor.name, "has a shape whose size overflows");
     if (*bits % 8 != 0) return fail(tensor.name, "does not end on a whole byte");

@@ -57,8 +57,8 @@ class SafetensorsWriter {
  public:
   // Sorts the tensors as the reference writer does: widest dtype first, then by name. Fails (kBug) on a duplicate name,
   // an unknown dtype, or a size that overflows; else as the sink fails.
-  static Result<SafetensorsWriter> Create(std::vector<SafetensorsSpec> tensors,
-                                          const std::map<std::string, std::string>& metadata, ByteSink sink);
+  static Result<SafetensorsWriter> Create(std::vector<SafetensorsSpec> tensors, const std::map<std::string, std::string>& metadata,
+                                          ByteSink sink);
 
   const std::vector<SafetensorsSpec>& tensors() const { return tensors_; }
   uint64_t data_bytes() const { return data_bytes_; }

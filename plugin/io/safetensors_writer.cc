@@ -22,10 +22,11 @@ struct Dtype {
 };
 
 // In the reference's order, narrow to wide: files hold the tensors in the reverse of it.
-constexpr std::array<Dtype, 22> kDtypes = {{{"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},  {"U8", 8},       {"I8", 8},
-                                            {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
-                                            {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},     {"U32", 32},     {"F32", 32},
-                                            {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}}};
+constexpr std::array<Dtype, 22> kDtypes = {{{"BOOL", 8},        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8},
+                                            {"I8", 8},          {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+                                            {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16},    {"F16", 16},    {"BF16", 16},
+                                            {"I32", 32},        {"U32", 32},    {"F32", 32},    {"C64", 64},    {"F64", 64},
+                                            {"I64", 64},        {"U64", 64}}};
 
 const Dtype* FindDtype(std::string_view name) {
   const auto found = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const Dtype& dtype) { return dtype.name == name; });
@@ -38,7 +39,8 @@ std::string HeaderJson(const std::vector<SafetensorsSpec>& tensors, const std::m
   std::string out = "{";
   if (!metadata.empty()) {
     out += fmt::format("\"{}\":{{", kSafetensorsMetadata);
-    for (const auto& [key, value] : metadata) out += fmt::format("{}{}:{}", out.back() == '{' ? "" : ",", Quoted(key), Quoted(value));
+    for (const auto& [key, value] : metadata)
+      out += fmt::format("{}{}:{}", out.back() == '{' ? "" : ",", Quoted(key), Quoted(value));
     out += "}";
   }
   uint64_t offset = 0;

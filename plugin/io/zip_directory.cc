@@ -31,7 +31,8 @@ Result<std::string> NameBelowRoot(std::string_view name, std::string* root) {
   for (size_t begin = 0; begin <= name.size();) {
     const size_t end = std::min(name.find('/', begin), name.size());
     const std::string_view part = name.substr(begin, end - begin);
-    if (part.empty() || part == "." || part == "..") return bad("is absolute, ends in '/', or has a part that is empty, '.' or '..'");
+    if (part.empty() || part == "." || part == "..")
+      return bad("is absolute, ends in '/', or has a part that is empty, '.' or '..'");
     begin = end + 1;
   }
   const size_t slash = name.find('/');
@@ -44,10 +45,13 @@ Result<std::string> NameBelowRoot(std::string_view name, std::string* root) {
 Status CheckPacking(const ZipRecord& record, uint64_t* deflated_total) {
   if (!record.deflated) return Status();
   const auto bad = [&](std::string_view why) { return Bad(fmt::format("the record '{}' {}", Printable(record.name), why)); };
-  if (!record.name.starts_with("code/") && !record.name.ends_with(".debug_pkl")) return bad("is compressed, and torch compresses code only");
-  if (record.size / kMaxRatio > record.packed) return bad(fmt::format("claims to unpack from {} to {}", HumanBytes(record.packed), HumanBytes(record.size)));
+  if (!record.name.starts_with("code/") && !record.name.ends_with(".debug_pkl"))
+    return bad("is compressed, and torch compresses code only");
+  if (record.size / kMaxRatio > record.packed)
+    return bad(fmt::format("claims to unpack from {} to {}", HumanBytes(record.packed), HumanBytes(record.size)));
   const auto total = CheckedAdd(*deflated_total, record.size);
-  if (!total || *total > kMaxDeflatedTotal) return bad(fmt::format("brings the unpacked code above {}", HumanBytes(kMaxDeflatedTotal)));
+  if (!total || *total > kMaxDeflatedTotal)
+    return bad(fmt::format("brings the unpacked code above {}", HumanBytes(kMaxDeflatedTotal)));
   *deflated_total = *total;
   return Status();
 }
@@ -62,13 +66,14 @@ Status CheckDistinct(const std::vector<ZipRecord>& records) {
   std::vector<std::pair<std::string, const ZipRecord*>> names;
   for (const ZipRecord& record : records) names.emplace_back(LowerAscii(record.name), &record);
   std::sort(names.begin(), names.end());
-  const auto twice = std::adjacent_find(names.begin(), names.end(), [](const auto& a, const auto& b) { return a.first == b.first; });
+  const auto twice =
+      std::adjacent_find(names.begin(), names.end(), [](const auto& a, const auto& b) { return a.first == b.first; });
   if (twice == names.end()) return Status();
   const std::string& first = twice->second->name;
   const std::string& second = std::next(twice)->second->name;
   if (first == second) return Bad(fmt::format("the record '{}' occurs twice", Printable(first)));
-  return Bad(fmt::format("the records '{}' and '{}' differ only in case, and LibTorch would take one for the other", Printable(first),
-                         Printable(second)));
+  return Bad(fmt::format("the records '{}' and '{}' differ only in case, and LibTorch would take one for the other",
+                         Printable(first), Printable(second)));
 }
 
 // Entries must be sorted by place.
@@ -104,7 +109,8 @@ Result<ZipDirectory> ZipDirectory::Parse(std::string_view bytes, const std::stri
   if (!end.ok()) return at_path(end.status());
   auto entries = ReadZipEntries(bytes, *end);
   if (!entries.ok()) return at_path(entries.status());
-  std::stable_sort(entries->begin(), entries->end(), [](const ZipEntry& a, const ZipEntry& b) { return a.header_offset < b.header_offset; });
+  std::stable_sort(entries->begin(), entries->end(),
+                   [](const ZipEntry& a, const ZipEntry& b) { return a.header_offset < b.header_offset; });
   ZipDirectory directory;
   directory.bytes_ = bytes;
   directory.path_ = path;

@@ -16,11 +16,11 @@
 namespace autoep {
 
 struct ZipRecord {
-  std::string name;     // below the root folder: "data/0", "code/__torch__/m.py"
-  uint64_t offset = 0;  // of the first data byte in the file
-  uint64_t size = 0;    // bytes when unpacked
-  uint64_t packed = 0;  // bytes in the file
-  uint32_t crc = 0;     // CRC-32 of the unpacked bytes
+  std::string name;       // below the root folder: "data/0", "code/__torch__/m.py"
+  uint64_t offset = 0;    // of the first data byte in the file
+  uint64_t size = 0;      // bytes when unpacked
+  uint64_t packed = 0;    // bytes in the file
+  uint32_t crc = 0;       // CRC-32 of the unpacked bytes
   bool deflated = false;  // else stored: packed == size
 };
 
@@ -35,9 +35,9 @@ class ZipDirectory {
   static Result<ZipDirectory> Parse(std::string_view bytes, const std::string& path);
 
   const std::string& path() const { return path_; }
-  const std::string& root() const { return root_; }      // "archive": the folder that holds every record
-  const std::string& digest() const { return digest_; }  // sha256 of the raw central directory, hex
-  uint64_t bytes() const { return bytes_.size(); }       // the file's size
+  const std::string& root() const { return root_; }                   // "archive": the folder that holds every record
+  const std::string& digest() const { return digest_; }               // sha256 of the raw central directory, hex
+  uint64_t bytes() const { return bytes_.size(); }                    // the file's size
   const std::vector<ZipRecord>& records() const { return records_; }  // in file order
   const ZipRecord* Find(std::string_view name) const;
   const std::shared_ptr<const MappedFile>& file() const { return file_; }  // null after Parse

@@ -35,7 +35,8 @@ constexpr uint16_t kSentinel16 = 0xFFFF;
 template <typename T>
 T Read(std::string_view bytes, uint64_t offset) {
   T value = 0;
-  for (size_t i = sizeof(T); i-- > 0;) value = static_cast<T>(static_cast<uint64_t>(value) << 8 | static_cast<unsigned char>(bytes[offset + i]));
+  for (size_t i = sizeof(T); i-- > 0;)
+    value = static_cast<T>(static_cast<uint64_t>(value) << 8 | static_cast<unsigned char>(bytes[offset + i]));
   return value;
 }
 
@@ -50,7 +51,8 @@ Status NoEnd(std::string_view bytes) {
   static constexpr std::string_view kSignature = "PK\x05\x06";
   const size_t found = bytes.rfind(kSignature);
   if (found != std::string_view::npos && bytes.size() - found > kEndSize) {
-    return Bad(fmt::format("{} bytes follow the end of the archive: the file was appended to or is damaged", bytes.size() - found - kEndSize));
+    return Bad(fmt::format("{} bytes follow the end of the archive: the file was appended to or is damaged",
+                           bytes.size() - found - kEndSize));
   }
   return Bad("the archive has no end: the file is truncated; copy or save it again");
 }
@@ -125,19 +127,23 @@ Result<ZipEnd> ReadZipEnd(std::string_view bytes) {
   const uint16_t entries = Read<uint16_t>(bytes, at + 10);
   const uint32_t size = Read<uint32_t>(bytes, at + 12);
   const uint32_t offset = Read<uint32_t>(bytes, at + 16);
-  if (Read<uint32_t>(bytes, at + 4) != 0 || Read<uint16_t>(bytes, at + 8) != entries) return Bad("the archive is one part of several");
+  if (Read<uint32_t>(bytes, at + 4) != 0 || Read<uint16_t>(bytes, at + 8) != entries)
+    return Bad("the archive is one part of several");
   ZipEnd end{entries, offset, size};
   uint64_t directory_end = at;
   if (at >= kLocator64Size && Read<uint32_t>(bytes, at - kLocator64Size) == kLocator64Signature) {
     const uint64_t locator = at - kLocator64Size;
-    if (locator < kEnd64Size || Read<uint64_t>(bytes, locator + 8) != locator - kEnd64Size) return Bad("the archive's zip64 end record is misplaced");
+    if (locator < kEnd64Size || Read<uint64_t>(bytes, locator + 8) != locator - kEnd64Size)
+      return Bad("the archive's zip64 end record is misplaced");
     directory_end = locator - kEnd64Size;
     if (Read<uint32_t>(bytes, directory_end) != kEnd64Signature || Read<uint64_t>(bytes, directory_end + 4) != kEnd64Size - 12) {
       return Bad("the archive's zip64 end record is malformed");
     }
-    end = {Read<uint64_t>(bytes, directory_end + 32), Read<uint64_t>(bytes, directory_end + 48), Read<uint64_t>(bytes, directory_end + 40)};
+    end = {Read<uint64_t>(bytes, directory_end + 32), Read<uint64_t>(bytes, directory_end + 48),
+           Read<uint64_t>(bytes, directory_end + 40)};
     const bool one_part = Read<uint32_t>(bytes, locator + 4) == 0 && Read<uint32_t>(bytes, locator + 16) == 1 &&
-                          Read<uint64_t>(bytes, directory_end + 16) == 0 && Read<uint64_t>(bytes, directory_end + 24) == end.entries;
+                          Read<uint64_t>(bytes, directory_end + 16) == 0 &&
+                          Read<uint64_t>(bytes, directory_end + 24) == end.entries;
     if (!one_part) return Bad("the archive is one part of several");
     AUTOEP_RETURN_IF_ERROR(CheckField("number of records", entries, kSentinel16, end.entries));
     AUTOEP_RETURN_IF_ERROR(CheckField("directory's size", size, kSentinel32, end.directory_size));
@@ -154,7 +160,8 @@ Result<ZipEnd> ReadZipEnd(std::string_view bytes) {
 Result<std::vector<ZipEntry>> ReadZipEntries(std::string_view bytes, const ZipEnd& end) {
   const std::string_view directory = bytes.substr(end.directory_offset, end.directory_size);
   // Checked before anything is reserved: the count is the file's claim.
-  if (end.entries > directory.size() / kEntrySize) return Bad(fmt::format("the directory is too small for its {} records", end.entries));
+  if (end.entries > directory.size() / kEntrySize)
+    return Bad(fmt::format("the directory is too small for its {} records", end.entries));
   std::vector<ZipEntry> entries;
   entries.reserve(end.entries);
   uint64_t at = 0;
@@ -189,12 +196,14 @@ Result<std::vector<ZipEntry>> ReadZipEntries(std::string_view bytes, const ZipEn
 
 Result<uint64_t> CheckLocalHeader(std::string_view bytes, const ZipEntry& entry, uint64_t next_offset) {
   const uint64_t at = entry.header_offset;
-  if (next_offset < at || next_offset - at < kLocalSize || next_offset > bytes.size()) return BadEntry(entry, "overlaps the one behind it");
+  if (next_offset < at || next_offset - at < kLocalSize || next_offset > bytes.size())
+    return BadEntry(entry, "overlaps the one behind it");
   const uint64_t room = next_offset - at - kLocalSize;
   if (Read<uint32_t>(bytes, at) != kLocalSignature) return BadEntry(entry, "has no header where the directory says");
   const uint64_t name_size = Read<uint16_t>(bytes, at + 26);
   const uint64_t extra_size = Read<uint16_t>(bytes, at + 28);
-  if (name_size + extra_size > room || entry.packed > room - name_size - extra_size) return BadEntry(entry, "overlaps the one behind it");
+  if (name_size + extra_size > room || entry.packed > room - name_size - extra_size)
+    return BadEntry(entry, "overlaps the one behind it");
   const auto zip64 = FindZip64(bytes.substr(at + kLocalSize + name_size, extra_size));
   if (!zip64) return BadEntry(entry, "has malformed extra fields");
   const bool same = bytes.substr(at + kLocalSize, name_size) == entry.name && Read<uint16_t>(bytes, at + 6) == entry.flags &&

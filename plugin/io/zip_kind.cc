@@ -36,7 +36,8 @@ Status CheckZipMagic(std::string_view bytes) {
     return Kind("this is a pickle, such as torch.save wrote before version 1.6, not a TorchScript archive");
   }
   if (IsSafetensors(bytes)) return Kind("this is a safetensors file: tensors without a model");
-  if (std::string_view("PK\x03\x04").starts_with(bytes)) return Status(Code::kInput, "the file is truncated; copy or save it again");
+  if (std::string_view("PK\x03\x04").starts_with(bytes))
+    return Status(Code::kInput, "the file is truncated; copy or save it again");
   return Status(Code::kInput, "this is not a TorchScript archive: it does not begin as a zip file does");
 }
 

@@ -49,9 +49,10 @@ bool Inflate(std::string_view packed, uint64_t size, const std::function<void(co
 }
 
 Status Damaged(const ZipDirectory& directory, const ZipRecord& record) {
-  return Status(Code::kInput, fmt::format("{}: the record '{}' is damaged: its bytes do not have the CRC-32 that the archive gives them; "
-                                          "copy or save the file again",
-                                          Printable(directory.path()), Printable(record.name)));
+  return Status(Code::kInput,
+                fmt::format("{}: the record '{}' is damaged: its bytes do not have the CRC-32 that the archive gives them; "
+                            "copy or save the file again",
+                            Printable(directory.path()), Printable(record.name)));
 }
 
 }  // namespace

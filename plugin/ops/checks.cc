@@ -12,8 +12,8 @@ std::string LayerName(const std::string& layer) {
 }
 
 void CheckAbi(int64_t abi, const std::string& layer) {
-  AUTOEP_CHECK(abi == contract::kOpAbi, layer, "the model was written for op ABI ", abi, ", and this libautoep.so has ", contract::kOpAbi,
-               ": use the library that the model was converted with, or convert the model again");
+  AUTOEP_CHECK(abi == contract::kOpAbi, layer, "the model was written for op ABI ", abi, ", and this libautoep.so has ",
+               contract::kOpAbi, ": use the library that the model was converted with, or convert the model again");
 }
 
 void CheckFloat(const at::Tensor& tensor, int64_t dims, const char* name, const std::string& layer) {
@@ -28,11 +28,13 @@ void CheckInt64(const at::Tensor& tensor, int64_t dims, const char* name, const 
   AUTOEP_CHECK(tensor.dim() == dims, layer, name, " has ", tensor.dim(), " dimensions, and ", dims, " are expected");
 }
 
-void CheckPerChoice(const std::optional<at::Tensor>& values, const at::Tensor& choices, const char* name, const std::string& layer) {
+void CheckPerChoice(const std::optional<at::Tensor>& values, const at::Tensor& choices, const char* name,
+                    const std::string& layer) {
   if (!values.has_value()) return;
   CheckFloat(*values, 2, name, layer);
   AUTOEP_CHECK(values->sizes() == choices.sizes(), layer, name, " is ", values->sizes(), ", and the choices are ", choices.sizes());
-  AUTOEP_CHECK(values->device() == choices.device(), layer, name, " is on ", values->device(), ", and the choices on ", choices.device());
+  AUTOEP_CHECK(values->device() == choices.device(), layer, name, " is on ", values->device(), ", and the choices on ",
+               choices.device());
 }
 
 at::ScalarType AccumulateType(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }

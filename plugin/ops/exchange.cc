@@ -47,7 +47,8 @@ std::vector<int64_t> Transposed(const std::vector<int64_t>& sizes, int64_t count
 void CheckTable(const at::Tensor& placement, int64_t ep_size, const std::string& layer) {
   contract::Placement table{.ep_size = ep_size, .experts = {}};
   const auto entries = placement.accessor<int64_t, 3>();
-  for (int64_t expert = 0; expert < placement.size(0); ++expert) table.experts.push_back({entries[expert][0][0], entries[expert][0][1]});
+  for (int64_t expert = 0; expert < placement.size(0); ++expert)
+    table.experts.push_back({entries[expert][0][0], entries[expert][0][1]});
   const Status status = contract::CheckPlacement(table);
   AUTOEP_CHECK(status.ok(), layer, status.message());
 }
@@ -56,9 +57,10 @@ void CheckTable(const at::Tensor& placement, int64_t ep_size, const std::string&
 
 at::Tensor SlotNumbers(const at::Tensor& placement, int64_t ep_size, const at::Device& device, const std::string& layer) {
   CheckInt64(placement, 3, "placement", layer);
-  AUTOEP_CHECK(placement.size(1) == 1 && placement.size(2) == 2, layer, "placement is ", placement.sizes(), ", and [experts, 1, 2] is expected");
-  AUTOEP_CHECK(ep_size >= 1 && placement.size(0) >= 1 && placement.size(0) % ep_size == 0, layer, "placement has ", placement.size(0),
-               " experts, which ", ep_size, " ranks cannot hold in equal numbers");
+  AUTOEP_CHECK(placement.size(1) == 1 && placement.size(2) == 2, layer, "placement is ", placement.sizes(),
+               ", and [experts, 1, 2] is expected");
+  AUTOEP_CHECK(ep_size >= 1 && placement.size(0) >= 1 && placement.size(0) % ep_size == 0, layer, "placement has ",
+               placement.size(0), " experts, which ", ep_size, " ranks cannot hold in equal numbers");
   if (placement.is_cpu()) CheckTable(placement, ep_size, layer);
   const int64_t slots = placement.size(0) / ep_size;
   const at::Tensor table = placement.to(device).select(1, 0);
@@ -82,21 +84,21 @@ at::Tensor ExchangeCounts(comm::Communicator& communicator, const at::Tensor& se
   const auto entries = answer.accessor<int64_t, 2>();
   for (int64_t rank = 0; rank < ranks; ++rank) {
     AUTOEP_CHECK(entries[rank][slots] != kFailed, layer, "rank ", rank, " of the group failed here; its own message says why");
-    AUTOEP_CHECK(entries[rank][slots] == mark, layer, "rank ", rank, " of the group is in another call than rank ", communicator.rank(), " (",
-                 signature, "): every rank must run the same converted model, with inputs of one dtype");
+    AUTOEP_CHECK(entries[rank][slots] == mark, layer, "rank ", rank, " of the group is in another call than rank ",
+                 communicator.rank(), " (", signature, "): every rank must run the same converted model, with inputs of one dtype");
   }
   return answer.narrow(1, 0, slots).contiguous();
 }
 
-Exchange::Exchange(const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, const std::string& group,
-                   const std::string& layer) {
+Exchange::Exchange(const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement, int64_t ep_size,
+                   const std::string& group, const std::string& layer) {
   if (ep_size == 1) return;
   CheckInt64(counts, 1, "counts", layer);
   CheckInt64(received, 2, "received", layer);
   AUTOEP_CHECK(counts.is_cpu() && received.is_cpu(), layer, "counts and received must be on the CPU, as dispatch returned them");
-  AUTOEP_CHECK(counts.size(0) == placement.size(0) && received.size(0) == ep_size && received.size(1) * ep_size == counts.size(0), layer,
-               "counts ", counts.sizes(), " and received ", received.sizes(), " are not those of ", placement.size(0), " experts on ", ep_size,
-               " ranks");
+  AUTOEP_CHECK(counts.size(0) == placement.size(0) && received.size(0) == ep_size && received.size(1) * ep_size == counts.size(0),
+               layer, "counts ", counts.sizes(), " and received ", received.sizes(), " are not those of ", placement.size(0),
+               " experts on ", ep_size, " ranks");
   communicator_ = Resolve(group, ep_size, layer);
   const at::Tensor slots = SlotNumbers(placement.cpu(), ep_size, at::kCPU, layer);
   SetSplits(counts.new_empty(counts.sizes()).index_copy_(0, slots, counts).view({ep_size, -1}), received);

@@ -28,8 +28,8 @@ at::Tensor ExchangeCounts(comm::Communicator& communicator, const at::Tensor& se
 class Exchange {
  public:
   // One rank: nothing to do. Else: counts [E] and received [N, S] as dispatch returned them.
-  Exchange(const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, const std::string& group,
-           const std::string& layer);
+  Exchange(const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement, int64_t ep_size,
+           const std::string& group, const std::string& layer);
   // For dispatch, which has the communicator already. sent [N, S] on the CPU.
   Exchange(comm::CommunicatorPtr communicator, const at::Tensor& sent, const at::Tensor& received);
 

@@ -7,7 +7,8 @@
 namespace autoep::ops {
 namespace {
 
-constexpr Kernels kCpuKernels = {cpu::OrderPairs, cpu::SpreadRows, cpu::SumRows, cpu::DotRows, cpu::ForwardExperts, cpu::BackwardExperts};
+constexpr Kernels kCpuKernels = {cpu::OrderPairs, cpu::SpreadRows,     cpu::SumRows,
+                                 cpu::DotRows,    cpu::ForwardExperts, cpu::BackwardExperts};
 
 const Kernels* cuda_kernels = nullptr;
 
@@ -16,7 +17,8 @@ const Kernels* cuda_kernels = nullptr;
 const Kernels& KernelsFor(const at::Device& device) {
   if (device.is_cpu()) return kCpuKernels;
   TORCH_CHECK(device.is_cuda(), "autoep: no kernels for device ", device, ": use cpu or cuda");
-  TORCH_CHECK(cuda_kernels != nullptr, "autoep: this libautoep.so was built without CUDA: build it where nvcc is found, or move the model to the CPU");
+  TORCH_CHECK(cuda_kernels != nullptr,
+              "autoep: this libautoep.so was built without CUDA: build it where nvcc is found, or move the model to the CPU");
   return *cuda_kernels;
 }
 

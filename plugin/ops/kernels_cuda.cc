@@ -6,7 +6,8 @@ namespace autoep::ops {
 namespace {
 
 [[maybe_unused]] const bool registered = [] {
-  RegisterCudaKernels({cuda::OrderPairs, cuda::SpreadRows, cuda::SumRows, cuda::DotRows, cuda::ForwardExperts, cuda::BackwardExperts});
+  RegisterCudaKernels(
+      {cuda::OrderPairs, cuda::SpreadRows, cuda::SumRows, cuda::DotRows, cuda::ForwardExperts, cuda::BackwardExperts});
   return true;
 }();
 

@@ -14,11 +14,16 @@ namespace autoep::ops::cuda {
 
 inline RowType RowTypeOf(at::ScalarType type) {
   switch (type) {
-    case at::kDouble: return RowType::kDouble;
-    case at::kFloat: return RowType::kFloat;
-    case at::kHalf: return RowType::kHalf;
-    case at::kBFloat16: return RowType::kBFloat16;
-    default: TORCH_CHECK(false, "autoep: no kernel for dtype ", type);
+    case at::kDouble:
+      return RowType::kDouble;
+    case at::kFloat:
+      return RowType::kFloat;
+    case at::kHalf:
+      return RowType::kHalf;
+    case at::kBFloat16:
+      return RowType::kBFloat16;
+    default:
+      TORCH_CHECK(false, "autoep: no kernel for dtype ", type);
   }
 }
 

@@ -43,10 +43,14 @@ void VisitPair(RowType row, RowType other, Visit visit) {
     return visit.template operator()<Row, Row>();
   };
   switch (row) {
-    case RowType::kDouble: return with.template operator()<double>();
-    case RowType::kFloat: return with.template operator()<float>();
-    case RowType::kHalf: return with.template operator()<__half>();
-    case RowType::kBFloat16: return with.template operator()<__nv_bfloat16>();
+    case RowType::kDouble:
+      return with.template operator()<double>();
+    case RowType::kFloat:
+      return with.template operator()<float>();
+    case RowType::kHalf:
+      return with.template operator()<__half>();
+    case RowType::kBFloat16:
+      return with.template operator()<__nv_bfloat16>();
   }
 }
 

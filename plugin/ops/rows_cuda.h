@@ -20,8 +20,8 @@ struct Rows {
 int64_t OrderScratch(int64_t pairs, int64_t experts);
 
 // See dispatch.h. An id outside [0, experts) prints a line and stops the kernel.
-void OrderPairs(const int64_t* ids, const int64_t* slots, int64_t pairs, int64_t experts, int64_t* scratch, int64_t* order, int64_t* by_slot,
-                cudaStream_t stream);
+void OrderPairs(const int64_t* ids, const int64_t* slots, int64_t pairs, int64_t experts, int64_t* scratch, int64_t* order,
+                int64_t* by_slot, cudaStream_t stream);
 
 // to[order[p]] = from[p / choices] * factors[p]; factors may be null. from's type is to's or wider.
 void SpreadRows(Rows from, const void* factors, const int64_t* order, int64_t pairs, int64_t choices, int64_t hidden, Rows to,
@@ -32,6 +32,7 @@ void SumRows(Rows from, const void* factors, const int64_t* order, int64_t token
              cudaStream_t stream);
 
 // to[t, j] = dot(tokens[t], rows[order[t, j]]), fp32 or fp64. tokens' type is rows' or wider.
-void DotRows(Rows tokens, Rows rows, const int64_t* order, int64_t pairs, int64_t choices, int64_t hidden, void* to, cudaStream_t stream);
+void DotRows(Rows tokens, Rows rows, const int64_t* order, int64_t pairs, int64_t choices, int64_t hidden, void* to,
+             cudaStream_t stream);
 
 }  // namespace autoep::ops::cuda

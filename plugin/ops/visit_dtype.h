@@ -13,11 +13,16 @@ namespace autoep::ops {
 template <typename Visit>
 auto VisitFloat(c10::ScalarType type, Visit visit) {
   switch (type) {
-    case c10::kDouble: return visit.template operator()<double>();
-    case c10::kFloat: return visit.template operator()<float>();
-    case c10::kHalf: return visit.template operator()<c10::Half>();
-    case c10::kBFloat16: return visit.template operator()<c10::BFloat16>();
-    default: TORCH_CHECK(false, "autoep: no kernel for dtype ", type);
+    case c10::kDouble:
+      return visit.template operator()<double>();
+    case c10::kFloat:
+      return visit.template operator()<float>();
+    case c10::kHalf:
+      return visit.template operator()<c10::Half>();
+    case c10::kBFloat16:
+      return visit.template operator()<c10::BFloat16>();
+    default:
+      TORCH_CHECK(false, "autoep: no kernel for dtype ", type);
   }
 }
 

@@ -27,19 +27,34 @@ class Mutator {
     const size_t at = Below(bytes.size());
     const size_t length = std::min(bytes.size() - at, 1 + Below(64));
     switch (Below(7)) {
-      case 0: bytes[at] = static_cast<char>(bytes[at] ^ (1 << Below(8))); break;
-      case 1: bytes[at] = static_cast<char>(random_()); break;
-      case 2: SetNumber(bytes, at); break;
-      case 3: bytes.erase(at, length); break;
-      case 4: bytes.insert(Below(bytes.size()), bytes.substr(at, length)); break;
-      case 5: bytes.resize(at); break;
-      default: Splice(bytes, at); break;
+      case 0:
+        bytes[at] = static_cast<char>(bytes[at] ^ (1 << Below(8)));
+        break;
+      case 1:
+        bytes[at] = static_cast<char>(random_());
+        break;
+      case 2:
+        SetNumber(bytes, at);
+        break;
+      case 3:
+        bytes.erase(at, length);
+        break;
+      case 4:
+        bytes.insert(Below(bytes.size()), bytes.substr(at, length));
+        break;
+      case 5:
+        bytes.resize(at);
+        break;
+      default:
+        Splice(bytes, at);
+        break;
     }
   }
 
   // A little-endian number of 2, 4 or 8 bytes near an edge.
   void SetNumber(std::string& bytes, size_t at) {
-    static constexpr uint64_t kEdges[] = {0, 1, 0x7F, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, uint64_t{1} << 32, INT64_MAX, UINT64_MAX, UINT64_MAX - 21};
+    static constexpr uint64_t kEdges[] = {0,         1,          0x7F,           0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, uint64_t{1} << 32,
+                                          INT64_MAX, UINT64_MAX, UINT64_MAX - 21};
     const uint64_t value = kEdges[Below(std::size(kEdges))];
     const size_t width = std::min<size_t>(size_t{2} << Below(3), bytes.size() - at);
     std::memcpy(bytes.data() + at, &value, width);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whatever the text: FILE:LINE:COL and a sentence, or a preset that answers.
-#include "presets/preset.h"
-
 #include <cstdlib>
 #include <string_view>
+
+#include "presets/preset.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace autoep;

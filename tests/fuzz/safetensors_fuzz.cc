@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whatever the bytes: a sentence with kInput, or tensors that fill the rest of the file in order.
-#include "plugin/io/safetensors.h"
-
 #include <cstdlib>
 #include <string_view>
+
+#include "plugin/io/safetensors.h"
 
 namespace {
 
@@ -62,7 +62,8 @@ std::string File(const std::string& header, const std::string& data) {
 
 TEST(Fuzz, Safetensors) {
   const std::vector<std::string> seeds = {
-      File(R"({"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"b":{"dtype":"I8","shape":[3],"data_offsets":[16,19]}} )", "0123456789abcdefghi"),
+      File(R"({"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"b":{"dtype":"I8","shape":[3],"data_offsets":[16,19]}} )",
+           "0123456789abcdefghi"),
       File(R"({"__metadata__":{"k":"v"},"z":{"dtype":"BF16","shape":[],"data_offsets":[0,2]}})", "xy"),
       File(R"({"e":{"dtype":"F64","shape":[0,5],"data_offsets":[0,0]}})", ""), File("{}", "")};
   for (const std::string& seed : seeds) ASSERT_TRUE(autoep::SafetensorsFile::Parse(seed, "seed").ok());

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whatever the bytes: a sentence with kInput, or an archive whose every record lies inside them and can be read.
-#include "plugin/io/zip_directory.h"
-
 #include <cstdlib>
 #include <string_view>
+
+#include "plugin/io/zip_directory.h"
 
 namespace {
 

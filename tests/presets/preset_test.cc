@@ -75,8 +75,9 @@ TEST(Preset, RoleInOneExpert) {
 }
 
 TEST(Preset, ParametersInTheBlockItself) {
-  const auto preset = Parse("name: granite\nblock: GraniteMoeMoE\nrouter: router\nexperts:\n  - layout: stacked\n    path: ''\n"
-                            "    gate_up: input_linear\n    down: output_linear\n");
+  const auto preset = Parse(
+      "name: granite\nblock: GraniteMoeMoE\nrouter: router\nexperts:\n  - layout: stacked\n    path: ''\n"
+      "    gate_up: input_linear\n    down: output_linear\n");
   ASSERT_THAT(preset, IsOk());
   EXPECT_EQ(preset->RoleOf("input_linear.weight"), ExpertRole::kGateUp);
   EXPECT_EQ(preset->RoleOf("output_linear.weight"), ExpertRole::kDown);
@@ -101,22 +102,30 @@ TEST(BareClassName, DropsModulesAndMangling) {
 }
 
 TEST(ParsePreset, RefusesWithPlaceAndSentence) {
-  EXPECT_THAT(Parse(With("router: gate", "ruoter: gate")), StatusIs(Code::kUsage, "f.yaml:3:1: unknown key 'ruoter' (did you mean 'router'?)"));
+  EXPECT_THAT(Parse(With("router: gate", "ruoter: gate")),
+              StatusIs(Code::kUsage, "f.yaml:3:1: unknown key 'ruoter' (did you mean 'router'?)"));
   EXPECT_THAT(Parse(With("router: gate\n", "")), StatusIs(Code::kUsage, "f.yaml:1:1: the key 'router' is missing"));
-  EXPECT_THAT(Parse(With("name: my_family", "name: My-Family")), StatusIs(Code::kUsage, "f.yaml:1:7: a family's name has lower-case"));
-  EXPECT_THAT(Parse(With("name: my_family", "name: 012")), StatusIs(Code::kUsage, "f.yaml:1:7: expected a string (put it in quotes), found '012'"));
+  EXPECT_THAT(Parse(With("name: my_family", "name: My-Family")),
+              StatusIs(Code::kUsage, "f.yaml:1:7: a family's name has lower-case"));
+  EXPECT_THAT(Parse(With("name: my_family", "name: 012")),
+              StatusIs(Code::kUsage, "f.yaml:1:7: expected a string (put it in quotes), found '012'"));
   EXPECT_THAT(Parse(With("MyMoe|", "(")), StatusIs(Code::kUsage, "f.yaml:2:8: '(MyOtherMoe' is not a regular expression"));
-  EXPECT_THAT(Parse(With("separate", "seperate")), StatusIs(Code::kUsage, "f.yaml:5:13: expected separate or stacked, found 'seperate' (did you mean"));
+  EXPECT_THAT(Parse(With("separate", "seperate")),
+              StatusIs(Code::kUsage, "f.yaml:5:13: expected separate or stacked, found 'seperate' (did you mean"));
   EXPECT_THAT(Parse(With("    down: w2\n", "")), StatusIs(Code::kUsage, "the key 'down' is missing"));
   EXPECT_THAT(Parse(With("    up: w3\n", "")), StatusIs(Code::kUsage, "expected gate_up and down; gate, up and down"));
   EXPECT_THAT(Parse(With("up: w3", "up: w1")), StatusIs(Code::kUsage, "'w1' is both gate and up"));
-  EXPECT_THAT(Parse(With("    gate: w1\n", "")), StatusIs(Code::kUsage, "the activation silu_gated needs a gate, and a layout lacks one"));
+  EXPECT_THAT(Parse(With("    gate: w1\n", "")),
+              StatusIs(Code::kUsage, "the activation silu_gated needs a gate, and a layout lacks one"));
   EXPECT_THAT(Parse(With("silu_gated", "relu")), StatusIs(Code::kUsage, "the activation relu has no gate, and a layout has one"));
-  EXPECT_THAT(Parse(With("silu_gated", "swish")), StatusIs(Code::kUsage, "f.yaml:15:15: 'swish' is not an activation that the experts op has"));
-  EXPECT_THAT(Parse(With("weights_act: after", "weights_act: before")), StatusIs(Code::kUsage, "expected after or input, found 'before'"));
+  EXPECT_THAT(Parse(With("silu_gated", "swish")),
+              StatusIs(Code::kUsage, "f.yaml:15:15: 'swish' is not an activation that the experts op has"));
+  EXPECT_THAT(Parse(With("weights_act: after", "weights_act: before")),
+              StatusIs(Code::kUsage, "expected after or input, found 'before'"));
   EXPECT_THAT(Parse(With("renorm: true", "renorm: [1]")), StatusIs(Code::kUsage, "expected a word, a number, true or false"));
   EXPECT_THAT(Parse(With("renorm: true", "renorm: yes")), StatusIs(Code::kUsage, "expected true, false, a number, or a string"));
-  EXPECT_THAT(Parse("name: a\nblock: b\nrouter: c\nexperts: []\n"), StatusIs(Code::kUsage, "f.yaml:4:10: expected at least one layout"));
+  EXPECT_THAT(Parse("name: a\nblock: b\nrouter: c\nexperts: []\n"),
+              StatusIs(Code::kUsage, "f.yaml:4:10: expected at least one layout"));
   EXPECT_THAT(Parse("just words"), StatusIs(Code::kUsage, "f.yaml:1:1: expected a map"));
 }
 

@@ -33,7 +33,8 @@ TEST(Builtin, HoldsEveryYamlFile) {
 
 TEST(Find, KnowsNamesAndSuggests) {
   EXPECT_EQ((*Registry().Find("mixtral"))->name, "mixtral");
-  EXPECT_THAT(Registry().Find("mixtrl"), StatusIs(Code::kUsage, "there is no preset 'mixtrl' (did you mean 'mixtral'?); the presets are "));
+  EXPECT_THAT(Registry().Find("mixtrl"),
+              StatusIs(Code::kUsage, "there is no preset 'mixtrl' (did you mean 'mixtral'?); the presets are "));
   EXPECT_THAT(Registry().Find("\x1B[31m"), StatusIs(Code::kUsage, "there is no preset '\\x1b[31m'; the presets are "));
 }
 

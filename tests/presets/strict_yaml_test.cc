@@ -47,13 +47,16 @@ INSTANTIATE_TEST_SUITE_P(
     All, YamlRefuses,
     ::testing::Values(BadYaml{"a: 1\nb: 2\na: 3\n", "f.yaml:3:1: the key 'a' occurs twice (first in line 1)"},
                       BadYaml{"x:\n  - {p: 1, p: 2}\n", "f.yaml:2:12: the key 'p' occurs twice"},
-                      BadYaml{"a: &x 1\n", "f.yaml:1:4: anchors are not allowed"}, BadYaml{"a: &x 1\nb: *x\n", "anchors are not allowed"},
-                      BadYaml{"a: !!int 1\n", "the tag 'tag:yaml.org,2002:int' is not allowed"}, BadYaml{"[1]: x\n", "a key must be a plain word"},
-                      BadYaml{"? \n: x\n", "a key must be a plain word"}, BadYaml{"a: 1\n---\nb: 2\n", "f.yaml:3:1: a second document"},
+                      BadYaml{"a: &x 1\n", "f.yaml:1:4: anchors are not allowed"},
+                      BadYaml{"a: &x 1\nb: *x\n", "anchors are not allowed"},
+                      BadYaml{"a: !!int 1\n", "the tag 'tag:yaml.org,2002:int' is not allowed"},
+                      BadYaml{"[1]: x\n", "a key must be a plain word"}, BadYaml{"? \n: x\n", "a key must be a plain word"},
+                      BadYaml{"a: 1\n---\nb: 2\n", "f.yaml:3:1: a second document"},
                       BadYaml{"a: [1\n", "f.yaml:2:1: not valid YAML"}, BadYaml{"a: 1\n  b: 2\n", "f.yaml:2:4: not valid YAML"},
                       BadYaml{"", "f.yaml:1:1: the file holds no value"}, BadYaml{"a: \xFF\n", "f.yaml:1:1: the file is not UTF-8"},
                       BadYaml{std::string(17, '[') + std::string(17, ']'), "nested deeper than 16"},
-                      BadYaml{std::string(100000, '['), "f.yaml:1:1: "}, BadYaml{std::string((1 << 20) + 1, '#'), "larger than 1.0 MiB"}));
+                      BadYaml{std::string(100000, '['), "f.yaml:1:1: "},
+                      BadYaml{std::string((1 << 20) + 1, '#'), "larger than 1.0 MiB"}));
 
 struct BadValue {
   std::string text;
@@ -67,12 +70,12 @@ TEST_P(YamlValueRefuses, WithPlaceAndSentence) {
   const auto root = Parse("key: " + GetParam().text);
   ASSERT_THAT(root, IsOk());
   const std::string& kind = GetParam().kind;
-  const Status status = kind == "string" ? root->String("key").status()
-                        : kind == "int"  ? root->Int("key", 0, 100).status()
-                        : kind == "bool" ? root->Bool("key").status()
+  const Status status = kind == "string"   ? root->String("key").status()
+                        : kind == "int"    ? root->Int("key", 0, 100).status()
+                        : kind == "bool"   ? root->Bool("key").status()
                         : kind == "number" ? root->At("key")->AsNumber().status()
-                        : kind == "json" ? root->At("key")->AsJson().status()
-                                         : root->At("key")->AsList().status();
+                        : kind == "json"   ? root->At("key")->AsJson().status()
+                                           : root->At("key")->AsList().status();
   EXPECT_THAT(status, StatusIs(Code::kUsage, "f.yaml:1:6: "));
   EXPECT_THAT(status, StatusIs(Code::kUsage, GetParam().sentence));
 }
@@ -80,18 +83,24 @@ TEST_P(YamlValueRefuses, WithPlaceAndSentence) {
 INSTANTIATE_TEST_SUITE_P(
     All, YamlValueRefuses,
     ::testing::Values(BadValue{"012", "int", "expected a whole number without leading zeros, found '012'"},
-                      BadValue{"0x10", "int", "expected a whole number, found '0x10'"}, BadValue{"1.0", "int", "expected a whole number"},
-                      BadValue{"1_000", "int", "expected a whole number"}, BadValue{"+1", "int", "expected a whole number"},
-                      BadValue{"'1'", "int", "expected a whole number, found the string '1'"}, BadValue{"101", "int", "expected a whole number, 0 to 100, found '101'"},
-                      BadValue{"-1", "int", "expected a whole number, 0 to 100"}, BadValue{"99999999999999999999", "int", "expected a whole number"},
-                      BadValue{"yes", "bool", "expected true or false, found 'yes'"}, BadValue{"True", "bool", "expected true or false"},
-                      BadValue{"1", "bool", "expected true or false"}, BadValue{"'true'", "bool", "expected true or false, found the string"},
-                      BadValue{"yes", "string", "expected a string (put it in quotes), found 'yes'"}, BadValue{"Off", "string", "put it in quotes"},
-                      BadValue{"12", "string", "put it in quotes"}, BadValue{"012", "string", "put it in quotes"}, BadValue{"1e3", "string", "put it in quotes"},
-                      BadValue{"[a]", "string", "expected a string, found a list"}, BadValue{"{a: b}", "string", "expected a string, found a map"},
-                      BadValue{".inf", "number", "expected a number"}, BadValue{"nan", "number", "expected a number"}, BadValue{"1e999", "number", "expected a number"},
-                      BadValue{"word", "list", "expected a list, found 'word'"}, BadValue{"no", "json", "expected true, false, a number"},
-                      BadValue{"012", "json", "without leading zeros"}));
+                      BadValue{"0x10", "int", "expected a whole number, found '0x10'"},
+                      BadValue{"1.0", "int", "expected a whole number"}, BadValue{"1_000", "int", "expected a whole number"},
+                      BadValue{"+1", "int", "expected a whole number"},
+                      BadValue{"'1'", "int", "expected a whole number, found the string '1'"},
+                      BadValue{"101", "int", "expected a whole number, 0 to 100, found '101'"},
+                      BadValue{"-1", "int", "expected a whole number, 0 to 100"},
+                      BadValue{"99999999999999999999", "int", "expected a whole number"},
+                      BadValue{"yes", "bool", "expected true or false, found 'yes'"},
+                      BadValue{"True", "bool", "expected true or false"}, BadValue{"1", "bool", "expected true or false"},
+                      BadValue{"'true'", "bool", "expected true or false, found the string"},
+                      BadValue{"yes", "string", "expected a string (put it in quotes), found 'yes'"},
+                      BadValue{"Off", "string", "put it in quotes"}, BadValue{"12", "string", "put it in quotes"},
+                      BadValue{"012", "string", "put it in quotes"}, BadValue{"1e3", "string", "put it in quotes"},
+                      BadValue{"[a]", "string", "expected a string, found a list"},
+                      BadValue{"{a: b}", "string", "expected a string, found a map"},
+                      BadValue{".inf", "number", "expected a number"}, BadValue{"nan", "number", "expected a number"},
+                      BadValue{"1e999", "number", "expected a number"}, BadValue{"word", "list", "expected a list, found 'word'"},
+                      BadValue{"no", "json", "expected true, false, a number"}, BadValue{"012", "json", "without leading zeros"}));
 
 TEST(YamlValue, NothingWhereAStringIsExpected) {
   EXPECT_THAT(Parse("key:\nb: 1")->String("key"), StatusIs(Code::kUsage, "expected a string, found nothing"));

@@ -66,7 +66,7 @@ TEST(InferInputs, WhatACalleeReturnsIsFollowed) {
 
 TEST(InferInputs, ALinearBehindACastCountsForLess) {
   const char* source =
-      "def forward(self, x):\n  logits = torch.linear(x.to(torch.float), self.router)\n  return torch.matmul(x, self.expert.t()), logits\n";
+      "def forward(self, x):\n  logits = torch.linear(x.to(6), self.router)\n  return torch.matmul(x, self.expert.t()), logits\n";
   const InputSpec spec = OnlySpec(Defined(source, {{"router", Weight({8, 16})}, {"expert", Weight({32, 16}, at::kHalf)}}));
   EXPECT_EQ(spec.dtype, at::kHalf);
   EXPECT_EQ(spec.size, 16);
@@ -87,7 +87,7 @@ TEST(InferInputs, MaskAndPositions) {
   const char* source =
       "def forward(self, ids, mask, positions):\n"
       "  h = torch.embedding(self.table, ids)\n"
-      "  angles = torch.matmul(self.freq, positions.unsqueeze(1).to(torch.float))\n"
+      "  angles = torch.matmul(self.freq, positions.unsqueeze(1).to(6))\n"
       "  h = h * torch.cos(angles).transpose(1, 2) + torch.sin(angles).transpose(1, 2)\n"
       "  scores = torch.matmul(h, h.transpose(1, 2)).unsqueeze(1) + mask[:, :, :, :8]\n"
       "  return torch.softmax(scores, -1)\n";

@@ -94,7 +94,7 @@ TEST(RunJobs, ResultsComeBack) {
   EXPECT_EQ(result->error, "");
   ASSERT_EQ(result->record.outputs.size(), 3u);
   EXPECT_EQ(result->record.outputs[0].first, "0");
-  EXPECT_TRUE(result->record.outputs[0].second.equal(a * 3));
+  EXPECT_TRUE(result->record.outputs[0].second.equal(a.mul(3)));
   EXPECT_EQ(result->record.outputs[1].first, "sum");
   EXPECT_EQ(result->record.outputs[2].first, "2");
   EXPECT_EQ(result->record.outputs[2].second.dim(), 1);

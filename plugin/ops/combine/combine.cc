@@ -36,6 +36,10 @@ void CheckCombine(const at::Tensor& rows, const OptionalTensor& weights, const a
   CheckPerChoice(weights, order, "weights", layer);
 }
 
+void Record(const OptionalTensor& weights, const at::Tensor& order, const std::string& layer) {
+  if (Recorder::Active() && weights) Recorder::Add({RecordedCall::Op::kCombine, layer, {}, weights->clone(), order.numel()});
+}
+
 // The rows of this rank's pairs, in the order of its send buffer.
 at::Tensor Returned(const at::Tensor& rows, const at::Tensor& order, const at::Tensor& counts, const at::Tensor& received,
                     const at::Tensor& placement, int64_t ep_size, const std::string& group, const std::string& layer) {
@@ -52,47 +56,50 @@ at::Tensor Combine(const at::Tensor& rows, const OptionalTensor& weights, const 
                    const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer,
                    int64_t abi) {
   CheckCombine(rows, weights, order, received, layer, abi);
-  if (Recorder::Active() && weights) Recorder::Add({RecordedCall::Op::kCombine, layer, {}, weights->clone(), order.numel()});
+  Record(weights, order, layer);
   const at::Tensor returned = Returned(rows, order, counts, received, placement, ep_size, group, layer);
   return KernelsFor(rows.device()).sum_rows(returned, weights, order, OutType(rows, weights));
 }
 
 TwoTensors CombineTrain(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor& counts,
-                        const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer,
-                        int64_t abi) {
+                        const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, std::string group,
+                        std::string layer, int64_t abi) {
   CheckCombine(rows, weights, order, received, layer, abi);
   AUTOEP_CHECK(ep_size > 1, layer, "combine_train is for several ranks");
+  Record(weights, order, layer);
   const at::Tensor returned = Returned(rows, order, counts, received, placement, ep_size, group, layer);
   return {KernelsFor(rows.device()).sum_rows(returned, weights, order, OutType(rows, weights)), returned};
 }
 
 // Each pair's gradient is its token's, times its weight; it travels as the token's row did.
-TwoTensors CombineBackward(const at::Tensor& grad, const OptionalTensor& returned, const OptionalTensor& weights, const at::Tensor& order,
-                           const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement, int64_t num_rows,
-                           at::ScalarType rows_dtype, int64_t ep_size, std::string group, std::string layer) {
+TwoTensors CombineBackward(const at::Tensor& grad, const OptionalTensor& returned, const OptionalTensor& weights,
+                           const at::Tensor& order, const at::Tensor& counts, const at::Tensor& received,
+                           const at::Tensor& placement, int64_t num_rows, at::ScalarType rows_dtype, int64_t ep_size,
+                           std::string group, std::string layer) {
   const Kernels& kernels = KernelsFor(grad.device());
   const at::Tensor send = kernels.spread_rows(grad, weights, order, rows_dtype);
   at::Tensor grad_rows = Exchange(counts, received, placement, ep_size, group, layer).Deliver(send);
-  AUTOEP_CHECK(grad_rows.size(0) == num_rows, layer, "the gradient has ", grad_rows.size(0), " rows, and combine was given ", num_rows);
+  AUTOEP_CHECK(grad_rows.size(0) == num_rows, layer, "the gradient has ", grad_rows.size(0), " rows, and combine was given ",
+               num_rows);
   if (!returned || !weights) return {grad_rows, grad.new_empty({0})};
   return {grad_rows, kernels.dot_rows(grad, *returned, order).to(weights->scalar_type())};
 }
 
-at::Tensor CombineMeta(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor&, const at::Tensor&,
-                       const at::Tensor&, int64_t, std::string, std::string, int64_t) {
+at::Tensor CombineMeta(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor&,
+                       const at::Tensor&, const at::Tensor&, int64_t, std::string, std::string, int64_t) {
   return rows.new_empty_symint({order.sym_size(0), rows.sym_size(1)}, rows.options().dtype(OutType(rows, weights)));
 }
 
-TwoTensors CombineTrainMeta(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor& counts,
-                            const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer,
-                            int64_t abi) {
+TwoTensors CombineTrainMeta(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order,
+                            const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement, int64_t ep_size,
+                            std::string group, std::string layer, int64_t abi) {
   return {CombineMeta(rows, weights, order, counts, received, placement, ep_size, group, layer, abi),
           rows.new_empty_symint({order.sym_numel(), rows.sym_size(1)})};
 }
 
 TwoTensors CombineBackwardMeta(const at::Tensor& grad, const OptionalTensor& returned, const OptionalTensor& weights,
-                               const at::Tensor& order, const at::Tensor&, const at::Tensor&, const at::Tensor&, c10::SymInt num_rows,
-                               at::ScalarType rows_dtype, int64_t, std::string, std::string) {
+                               const at::Tensor& order, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                               c10::SymInt num_rows, at::ScalarType rows_dtype, int64_t, std::string, std::string) {
   at::Tensor grad_rows = grad.new_empty_symint({num_rows, grad.sym_size(1)}, grad.options().dtype(rows_dtype));
   if (!returned || !weights) return {grad_rows, grad.new_empty({0})};
   return {grad_rows, weights->new_empty_symint(order.sym_sizes())};
@@ -103,10 +110,11 @@ class CombineFunction : public torch::autograd::Function<CombineFunction> {
   using Variables = torch::autograd::variable_list;
 
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& rows, const OptionalTensor& weights,
-                            const at::Tensor& order, const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement,
-                            int64_t ep_size, std::string group, std::string layer, int64_t abi) {
+                            const at::Tensor& order, const at::Tensor& counts, const at::Tensor& received,
+                            const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer, int64_t abi) {
     static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::combine", "").typed<decltype(Combine)>();
-    static const auto train = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::combine_train", "").typed<decltype(CombineTrain)>();
+    static const auto train =
+        c10::Dispatcher::singleton().findSchemaOrThrow("autoep::combine_train", "").typed<decltype(CombineTrain)>();
     const at::AutoDispatchBelowADInplaceOrView guard;
     const bool weighted = weights.has_value() && weights->requires_grad();
     at::Tensor out;
@@ -132,16 +140,17 @@ class CombineFunction : public torch::autograd::Function<CombineFunction> {
     const auto optional = [](const at::Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; };
     auto [grad_rows, grad_weights] =
         op.call(grads[0], optional(saved[0]), optional(saved[1]), saved[2], saved[3], saved[4], saved[5],
-                ctx->saved_data["num_rows"].toSymInt(), ctx->saved_data["rows_dtype"].toScalarType(), ctx->saved_data["ep_size"].toInt(),
-                ctx->saved_data["group"].toStringRef(), ctx->saved_data["layer"].toStringRef());
+                ctx->saved_data["num_rows"].toSymInt(), ctx->saved_data["rows_dtype"].toScalarType(),
+                ctx->saved_data["ep_size"].toInt(), ctx->saved_data["group"].toStringRef(), ctx->saved_data["layer"].toStringRef());
     return {grad_rows, saved[0].defined() ? grad_weights : at::Tensor(), {}, {}, {}, {}, {}, {}, {}, {}};
   }
 };
 
 at::Tensor CombineAutograd(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor& counts,
-                           const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer,
-                           int64_t abi) {
-  return CombineFunction::apply(rows, weights, order, counts, received, placement, ep_size, std::move(group), std::move(layer), abi);
+                           const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, std::string group,
+                           std::string layer, int64_t abi) {
+  return CombineFunction::apply(rows, weights, order, counts, received, placement, ep_size, std::move(group), std::move(layer),
+                                abi);
 }
 
 }  // namespace

@@ -40,16 +40,17 @@ void SumRows(Rows from, const void* factors, const int64_t* order, int64_t token
              cudaStream_t stream) {
   if (tokens == 0) return;
   VisitPair(from.type, to.type, [&]<typename From, typename To>() {
-    Combine<<<tokens, kThreads, 0, stream>>>(static_cast<const From*>(from.data), static_cast<const Sum<To>*>(factors), order, choices, hidden,
-                                             static_cast<To*>(to.data));
+    Combine<<<tokens, kThreads, 0, stream>>>(static_cast<const From*>(from.data), static_cast<const Sum<To>*>(factors), order,
+                                             choices, hidden, static_cast<To*>(to.data));
   });
 }
 
-void DotRows(Rows tokens, Rows rows, const int64_t* order, int64_t pairs, int64_t choices, int64_t hidden, void* to, cudaStream_t stream) {
+void DotRows(Rows tokens, Rows rows, const int64_t* order, int64_t pairs, int64_t choices, int64_t hidden, void* to,
+             cudaStream_t stream) {
   if (pairs == 0) return;
   VisitPair(rows.type, tokens.type, [&]<typename Row, typename Token>() {
-    Dot<<<pairs, kThreads, 0, stream>>>(static_cast<const Token*>(tokens.data), static_cast<const Row*>(rows.data), order, choices, hidden,
-                                        static_cast<Sum<Token>*>(to));
+    Dot<<<pairs, kThreads, 0, stream>>>(static_cast<const Token*>(tokens.data), static_cast<const Row*>(rows.data), order, choices,
+                                        hidden, static_cast<Sum<Token>*>(to));
   });
 }
 

@@ -40,8 +40,8 @@ std::string Signature(const at::Tensor& x, int64_t num_experts, const std::strin
   return c10::str(layer, ", hidden size ", x.size(1), ", ", x.scalar_type(), ", ", num_experts, " experts");
 }
 
-DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale, const at::Tensor& placement, int64_t ep_size,
-                     std::string group, std::string layer, int64_t abi) {
+DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale, const at::Tensor& placement,
+                     int64_t ep_size, std::string group, std::string layer, int64_t abi) {
   CheckDispatch(x, ids, scale, layer, abi);
   if (Recorder::Active()) Recorder::Add({RecordedCall::Op::kDispatch, layer, ids.clone(), {}, ids.numel()});
   const Kernels& kernels = KernelsFor(x.device());
@@ -49,11 +49,13 @@ DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalT
   const int64_t num_experts = slots.size(0);
   PairOrder pairs = kernels.order_pairs(ids.contiguous(), slots);
   std::optional<std::string> failure;
-  if (pairs.bad_id) failure = c10::str("ids holds ", *pairs.bad_id, ", and there are ", num_experts, " experts, 0 to ", num_experts - 1);
+  if (pairs.bad_id)
+    failure = c10::str("ids holds ", *pairs.bad_id, ", and there are ", num_experts, " experts, 0 to ", num_experts - 1);
   if (ep_size == 1) {
     AUTOEP_CHECK(!failure, layer, *failure);
     at::Tensor rows = kernels.spread_rows(x, scale, pairs.order, x.scalar_type());
-    return {rows, GroupEnds(pairs.by_slot, x.device()), pairs.by_slot.index_select(0, slots), pairs.order, pairs.by_slot.unsqueeze(0)};
+    return {rows, GroupEnds(pairs.by_slot, x.device()), pairs.by_slot.index_select(0, slots), pairs.order,
+            pairs.by_slot.unsqueeze(0)};
   }
   const comm::CommunicatorPtr communicator = Resolve(group, ep_size, layer);
   const at::Tensor sent = pairs.by_slot.view({ep_size, -1});
@@ -64,9 +66,10 @@ DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalT
 }
 
 // The rows' gradients come home; a token's is their sum, each times its scale.
-std::tuple<at::Tensor, at::Tensor> DispatchBackward(const at::Tensor& grad_rows, const OptionalTensor& x, const OptionalTensor& scale,
-                                                    const at::Tensor& order, const at::Tensor& counts, const at::Tensor& received,
-                                                    const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer) {
+std::tuple<at::Tensor, at::Tensor> DispatchBackward(const at::Tensor& grad_rows, const OptionalTensor& x,
+                                                    const OptionalTensor& scale, const at::Tensor& order, const at::Tensor& counts,
+                                                    const at::Tensor& received, const at::Tensor& placement, int64_t ep_size,
+                                                    std::string group, std::string layer) {
   const Kernels& kernels = KernelsFor(grad_rows.device());
   const at::Tensor home = Exchange(counts, received, placement, ep_size, group, layer).Return(grad_rows.contiguous());
   at::Tensor grad_x = kernels.sum_rows(home, scale, order, grad_rows.scalar_type());
@@ -74,9 +77,9 @@ std::tuple<at::Tensor, at::Tensor> DispatchBackward(const at::Tensor& grad_rows,
   return {grad_x, kernels.dot_rows(*x, home, order).to(scale->scalar_type())};
 }
 
-std::tuple<at::Tensor, at::Tensor> DispatchBackwardMeta(const at::Tensor& grad_rows, const OptionalTensor& x, const OptionalTensor& scale,
-                                                        const at::Tensor& order, const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                                        int64_t, std::string, std::string) {
+std::tuple<at::Tensor, at::Tensor> DispatchBackwardMeta(const at::Tensor& grad_rows, const OptionalTensor& x,
+                                                        const OptionalTensor& scale, const at::Tensor& order, const at::Tensor&,
+                                                        const at::Tensor&, const at::Tensor&, int64_t, std::string, std::string) {
   at::Tensor grad_x = grad_rows.new_empty_symint({order.sym_size(0), grad_rows.sym_size(1)});
   if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
   return {grad_x, scale->new_empty_symint(order.sym_sizes())};
@@ -86,8 +89,9 @@ class DispatchFunction : public torch::autograd::Function<DispatchFunction> {
  public:
   using Variables = torch::autograd::variable_list;
 
-  static Variables forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale,
-                           const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer, int64_t abi) {
+  static Variables forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& ids,
+                           const OptionalTensor& scale, const at::Tensor& placement, int64_t ep_size, std::string group,
+                           std::string layer, int64_t abi) {
     static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::dispatch", "").typed<decltype(Dispatch)>();
     const at::AutoDispatchBelowADInplaceOrView guard;
     auto [rows, offsets, counts, order, received] = op.call(x, ids, scale, placement, ep_size, group, layer, abi);
@@ -105,9 +109,9 @@ class DispatchFunction : public torch::autograd::Function<DispatchFunction> {
         c10::Dispatcher::singleton().findSchemaOrThrow("autoep::dispatch_backward", "").typed<decltype(DispatchBackward)>();
     const Variables saved = ctx->get_saved_variables();
     const auto optional = [](const at::Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; };
-    auto [grad_x, grad_scale] = op.call(grads[0], optional(saved[0]), optional(saved[1]), saved[2], saved[3], saved[4], saved[5],
-                                        ctx->saved_data["ep_size"].toInt(), ctx->saved_data["group"].toStringRef(),
-                                        ctx->saved_data["layer"].toStringRef());
+    auto [grad_x, grad_scale] =
+        op.call(grads[0], optional(saved[0]), optional(saved[1]), saved[2], saved[3], saved[4], saved[5],
+                ctx->saved_data["ep_size"].toInt(), ctx->saved_data["group"].toStringRef(), ctx->saved_data["layer"].toStringRef());
     return {grad_x, {}, saved[0].defined() ? grad_scale : at::Tensor(), {}, {}, {}, {}, {}};
   }
 };

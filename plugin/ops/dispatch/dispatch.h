@@ -23,12 +23,14 @@ namespace cpu {
 PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots);
 
 // Returns out [T*k, H] of dtype `type` with out[order[t, j]] = source[t] * scale[t, j]. source's dtype is `type` or wider.
-at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, at::ScalarType type);
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
+                      at::ScalarType type);
 }  // namespace cpu
 
 namespace cuda {
 PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots);
-at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, at::ScalarType type);
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
+                      at::ScalarType type);
 }  // namespace cuda
 
 }  // namespace autoep::ops

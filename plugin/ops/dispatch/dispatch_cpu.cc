@@ -72,7 +72,8 @@ class CountingSort {
   template <typename Body>
   void ForChunks(Body body) {
     at::parallel_for(0, chunks_, 1, [&](int64_t first, int64_t last) {
-      for (int64_t chunk = first; chunk < last; ++chunk) body(chunk, chunk * kPairsPerChunk, std::min(pairs_, (chunk + 1) * kPairsPerChunk));
+      for (int64_t chunk = first; chunk < last; ++chunk)
+        body(chunk, chunk * kPairsPerChunk, std::min(pairs_, (chunk + 1) * kPairsPerChunk));
     });
   }
 
@@ -96,7 +97,8 @@ PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots) {
   return pairs;
 }
 
-at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, at::ScalarType type) {
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
+                      at::ScalarType type) {
   const int64_t choices = order.size(1);
   const int64_t hidden = source.size(1);
   const at::ScalarType accumulate = AccumulateType(source.scalar_type());

@@ -18,18 +18,20 @@ PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots) {
   PairOrder result{at::empty_like(ids), at::empty_like(slots), std::nullopt};
   const at::Tensor scratch = at::empty({OrderScratch(pairs, experts)}, slots.options());
   OrderPairs(ids.const_data_ptr<int64_t>(), slots.const_data_ptr<int64_t>(), pairs, experts, scratch.mutable_data_ptr<int64_t>(),
-             result.order.mutable_data_ptr<int64_t>(), result.by_slot.mutable_data_ptr<int64_t>(), c10::cuda::getCurrentCUDAStream());
+             result.order.mutable_data_ptr<int64_t>(), result.by_slot.mutable_data_ptr<int64_t>(),
+             c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return result;
 }
 
-at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, at::ScalarType type) {
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
+                      at::ScalarType type) {
   const c10::cuda::CUDAGuard guard(source.device());
   const at::Tensor from = source.contiguous();
   const at::Tensor factors = Factors(scale, source.scalar_type());
   at::Tensor out = at::empty({order.numel(), source.size(1)}, source.options().dtype(type));
-  SpreadRows(RowsOf(from), DataOrNull(factors), order.const_data_ptr<int64_t>(), order.numel(), order.size(1), source.size(1), RowsOf(out),
-             c10::cuda::getCurrentCUDAStream());
+  SpreadRows(RowsOf(from), DataOrNull(factors), order.const_data_ptr<int64_t>(), order.numel(), order.size(1), source.size(1),
+             RowsOf(out), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }

@@ -13,7 +13,8 @@ __host__ __device__ int64_t Blocks(int64_t pairs) { return (pairs + kThreads - 1
 __device__ int64_t SlotOf(const int64_t* ids, const int64_t* slots, int64_t pair, int64_t experts) {
   const int64_t id = ids[pair];
   if (id < 0 || id >= experts) {
-    printf("autoep: dispatch: ids holds %lld, and there are %lld experts\n", static_cast<long long>(id), static_cast<long long>(experts));
+    printf("autoep: dispatch: ids holds %lld, and there are %lld experts\n", static_cast<long long>(id),
+           static_cast<long long>(experts));
     __trap();
   }
   return slots[id];
@@ -66,11 +67,12 @@ __global__ void Spread(const From* from, const Sum<From>* factors, const int64_t
 
 int64_t OrderScratch(int64_t pairs, int64_t experts) { return Blocks(pairs) * experts; }
 
-void OrderPairs(const int64_t* ids, const int64_t* slots, int64_t pairs, int64_t experts, int64_t* scratch, int64_t* order, int64_t* by_slot,
-                cudaStream_t stream) {
+void OrderPairs(const int64_t* ids, const int64_t* slots, int64_t pairs, int64_t experts, int64_t* scratch, int64_t* order,
+                int64_t* by_slot, cudaStream_t stream) {
   const int64_t blocks = Blocks(pairs);
   cudaMemsetAsync(scratch, 0, OrderScratch(pairs, experts) * sizeof(int64_t), stream);
-  if (blocks > 0) CountPairs<<<blocks, kThreads, 0, stream>>>(ids, slots, pairs, experts, reinterpret_cast<unsigned long long*>(scratch));
+  if (blocks > 0)
+    CountPairs<<<blocks, kThreads, 0, stream>>>(ids, slots, pairs, experts, reinterpret_cast<unsigned long long*>(scratch));
   AccumulateCounts<<<1, kThreads, 0, stream>>>(blocks, experts, scratch, by_slot);
   if (blocks > 0) PlacePairs<<<blocks, kThreads, 0, stream>>>(ids, slots, pairs, experts, scratch, by_slot, order);
 }
@@ -79,8 +81,8 @@ void SpreadRows(Rows from, const void* factors, const int64_t* order, int64_t pa
                 cudaStream_t stream) {
   if (pairs == 0) return;
   VisitPair(to.type, from.type, [&]<typename To, typename From>() {
-    Spread<<<pairs, kThreads, 0, stream>>>(static_cast<const From*>(from.data), static_cast<const Sum<From>*>(factors), order, choices, hidden,
-                                           static_cast<To*>(to.data));
+    Spread<<<pairs, kThreads, 0, stream>>>(static_cast<const From*>(from.data), static_cast<const Sum<From>*>(factors), order,
+                                           choices, hidden, static_cast<To*>(to.data));
   });
 }
 

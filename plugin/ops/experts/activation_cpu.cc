@@ -56,13 +56,18 @@ Point<T> GeluTanh(T x) {
 template <typename T, typename Visit>
 void VisitActivation(const ExpertsCall& call, Visit visit) {
   switch (call.activation.kind) {
-    case Activation::kSilu: return visit([](T x) { return Swish(x, T{1}); });
-    case Activation::kGelu: return visit([](T x) { return Gelu(x); });
-    case Activation::kGeluTanh: return visit([](T x) { return GeluTanh(x); });
-    case Activation::kRelu: return visit([](T x) { return Point<T>{std::max(x, T{0}), T(x > 0)}; });
+    case Activation::kSilu:
+      return visit([](T x) { return Swish(x, T{1}); });
+    case Activation::kGelu:
+      return visit([](T x) { return Gelu(x); });
+    case Activation::kGeluTanh:
+      return visit([](T x) { return GeluTanh(x); });
+    case Activation::kRelu:
+      return visit([](T x) { return Point<T>{std::max(x, T{0}), T(x > 0)}; });
     case Activation::kReluSquared:
       return visit([](T x) { return Point<T>{x > 0 ? x * x : T{0}, x > 0 ? 2 * x : T{0}}; });
-    case Activation::kClampedSwiglu: return visit([alpha = T(call.alpha)](T x) { return Swish(x, alpha); });
+    case Activation::kClampedSwiglu:
+      return visit([alpha = T(call.alpha)](T x) { return Swish(x, alpha); });
   }
 }
 

@@ -37,12 +37,14 @@ struct ExpertsOut {
 namespace cpu {
 ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden);
 // needs: rows, gate_up, down, gate_up_bias, down_bias. Experts without rows get zeros.
-ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& hidden, const std::array<bool, 5>& needs);
+ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& hidden,
+                             const std::array<bool, 5>& needs);
 }  // namespace cpu
 
 namespace cuda {
 ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden);
-ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& hidden, const std::array<bool, 5>& needs);
+ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& hidden,
+                             const std::array<bool, 5>& needs);
 }  // namespace cuda
 
 }  // namespace autoep::ops

@@ -3,9 +3,9 @@
 // and weights panel by panel: the BLAS of most CPUs has no fast GEMM for them.
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -52,14 +52,16 @@ void ForGroups(const std::vector<Group>& groups, int64_t rows, Body body) {
 // Calls body(first row, panel) over matrix [n, m], whole where it has the dtype already.
 template <typename Body>
 void ForPanels(const at::Tensor& matrix, at::ScalarType type, Body body) {
-  const int64_t height = matrix.scalar_type() == type ? matrix.size(0) : std::max<int64_t>(1, kPanelElements / std::max<int64_t>(1, matrix.size(1)));
+  const int64_t height =
+      matrix.scalar_type() == type ? matrix.size(0) : std::max<int64_t>(1, kPanelElements / std::max<int64_t>(1, matrix.size(1)));
   for (int64_t begin = 0; begin < matrix.size(0); begin += height) {
     body(begin, matrix.narrow(0, begin, std::min(height, matrix.size(0) - begin)).to(type));
   }
 }
 
 // out [n, m] = in [n, k] x weight [m, k]^T + bias [m]
-void Linear(const at::Tensor& in, const at::Tensor& weight, const std::optional<at::Tensor>& bias, int64_t expert, at::Tensor& out) {
+void Linear(const at::Tensor& in, const at::Tensor& weight, const std::optional<at::Tensor>& bias, int64_t expert,
+            at::Tensor& out) {
   ForPanels(weight, in.scalar_type(), [&](int64_t begin, const at::Tensor& panel) {
     at::Tensor part = out.narrow(1, begin, panel.size(0));
     at::mm_out(part, in, panel.t());
@@ -116,7 +118,8 @@ ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden) {
   if (keep_hidden) result.hidden = at::empty({count, width}, call.rows.options());
   ForGroups(Groups(call), count, [&](const Group& group) {
     const at::Tensor in = call.rows.narrow(0, group.begin, group.rows).to(type);
-    at::Tensor hidden = keep_hidden && !widened ? result.hidden.narrow(0, group.begin, group.rows) : at::empty({group.rows, width}, in.options());
+    at::Tensor hidden =
+        keep_hidden && !widened ? result.hidden.narrow(0, group.begin, group.rows) : at::empty({group.rows, width}, in.options());
     Linear(in, call.gate_up[group.expert], call.gate_up_bias, group.expert, hidden);
     // Rounded as the model's own linear would, and the same with and without a gradient.
     if (widened) hidden = hidden.to(call.rows.scalar_type());
@@ -135,7 +138,8 @@ ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden) {
   return result;
 }
 
-ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& hidden, const std::array<bool, 5>& needs) {
+ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& hidden,
+                             const std::array<bool, 5>& needs) {
   const at::ScalarType type = AccumulateType(call.rows.scalar_type());
   const std::vector<Group> groups = Groups(call);
   ExpertsGrads grads;

@@ -76,7 +76,8 @@ class Gemms {
  private:
   static bool Aligned(const ExpertsCall& call) {
     const auto aligned = [](int64_t size) { return size % kGroupedAlignment == 0; };
-    return call.rows.scalar_type() == at::kBFloat16 && aligned(call.rows.size(1)) && aligned(call.gate_up.size(1)) && aligned(call.down.size(2));
+    return call.rows.scalar_type() == at::kBFloat16 && aligned(call.rows.size(1)) && aligned(call.gate_up.size(1)) &&
+           aligned(call.down.size(2));
   }
 
   template <typename Body>
@@ -104,7 +105,8 @@ at::Tensor WithBias(const ExpertsCall& call, at::Tensor rows, const std::optiona
 }
 
 at::Tensor BiasGrad(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& bias) {
-  const at::Tensor sums = at::zeros(bias.sizes(), bias.options().dtype(grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+  const at::Tensor sums =
+      at::zeros(bias.sizes(), bias.options().dtype(grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
   return at::index_add(sums, 0, ExpertOfRow(call), grad.to(sums.scalar_type())).to(bias.scalar_type());
 }
 
@@ -112,23 +114,34 @@ at::Tensor Swish(const at::Tensor& x, double alpha) { return x.mul(at::sigmoid(x
 
 at::Tensor Activate(const ExpertsCall& call, const at::Tensor& x) {
   switch (call.activation.kind) {
-    case Activation::kSilu: return at::silu(x);
-    case Activation::kGelu: return at::gelu(x);
-    case Activation::kGeluTanh: return at::gelu(x, "tanh");
-    case Activation::kRelu: return at::relu(x);
-    case Activation::kReluSquared: return at::relu(x).square();
-    case Activation::kClampedSwiglu: return Swish(x, call.alpha);
+    case Activation::kSilu:
+      return at::silu(x);
+    case Activation::kGelu:
+      return at::gelu(x);
+    case Activation::kGeluTanh:
+      return at::gelu(x, "tanh");
+    case Activation::kRelu:
+      return at::relu(x);
+    case Activation::kReluSquared:
+      return at::relu(x).square();
+    case Activation::kClampedSwiglu:
+      return Swish(x, call.alpha);
   }
   TORCH_CHECK(false, "autoep: an activation without a CUDA kernel");
 }
 
 at::Tensor ActivateBackward(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& x) {
   switch (call.activation.kind) {
-    case Activation::kSilu: return at::silu_backward(grad, x);
-    case Activation::kGelu: return at::gelu_backward(grad, x);
-    case Activation::kGeluTanh: return at::gelu_backward(grad, x, "tanh");
-    case Activation::kRelu: return at::threshold_backward(grad, x, 0);
-    case Activation::kReluSquared: return grad.mul(at::relu(x)).mul(2);
+    case Activation::kSilu:
+      return at::silu_backward(grad, x);
+    case Activation::kGelu:
+      return at::gelu_backward(grad, x);
+    case Activation::kGeluTanh:
+      return at::gelu_backward(grad, x, "tanh");
+    case Activation::kRelu:
+      return at::threshold_backward(grad, x, 0);
+    case Activation::kReluSquared:
+      return grad.mul(at::relu(x)).mul(2);
     case Activation::kClampedSwiglu: {
       const at::Tensor s = at::sigmoid(x.mul(call.alpha));
       return grad.mul(s.add(x.mul(s).mul(s.neg().add(1)).mul(call.alpha)));
@@ -181,7 +194,8 @@ ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden) {
   return {out, keep_hidden ? hidden : at::Tensor()};
 }
 
-ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& hidden, const std::array<bool, 5>& needs) {
+ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& hidden,
+                             const std::array<bool, 5>& needs) {
   const c10::cuda::CUDAGuard guard(call.rows.device());
   const auto zeros = [](const at::Tensor& tensor) { return at::zeros(tensor.sizes(), tensor.options()); };
   ExpertsGrads grads;

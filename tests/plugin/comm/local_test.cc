@@ -97,11 +97,13 @@ TEST(LocalGroup, SplitsThatDisagreeAreAnError) {
 
 TEST(LocalGroup, FoundByNameOnItsThreadsOnly) {
   LocalGroup group("ep", 2);
-  EXPECT_TRUE(group.Run([](int64_t rank) {
-    const Result<CommunicatorPtr> named = ResolveCommunicator("ep", 2);
-    TORCH_CHECK(named.ok() && (*named)->rank() == rank && (*named)->size() == 2);
-    TORCH_CHECK(!ResolveCommunicator("other", 2).ok());
-  }).ok());
+  EXPECT_TRUE(group
+                  .Run([](int64_t rank) {
+                    const Result<CommunicatorPtr> named = ResolveCommunicator("ep", 2);
+                    TORCH_CHECK(named.ok() && (*named)->rank() == rank && (*named)->size() == 2);
+                    TORCH_CHECK(!ResolveCommunicator("other", 2).ok());
+                  })
+                  .ok());
   EXPECT_FALSE(ResolveCommunicator("ep", 2).ok());
 }
 

@@ -15,7 +15,8 @@ class FaultyFiles : public FileSystem {
   enum class Until { kOnce, kForever };
 
   // Call number `fail_at`, counted from 0, gives `error`; a negative number never comes.
-  explicit FaultyFiles(int fail_at = -1, int error = 0, Until until = Until::kOnce) : fail_at_(fail_at), error_(error), until_(until) {}
+  explicit FaultyFiles(int fail_at = -1, int error = 0, Until until = Until::kOnce)
+      : fail_at_(fail_at), error_(error), until_(until) {}
 
   int calls() const { return static_cast<int>(log_.size()); }
   // "write", "sync", ... in the order of the calls.
@@ -24,9 +25,7 @@ class FaultyFiles : public FileSystem {
   void set_max_write(size_t bytes) { max_write_ = bytes; }
   void set_free_bytes(uint64_t bytes) { free_bytes_ = bytes; }
 
-  int CreateFile(const std::string& path, int* fd) override {
-    return Fails("create") ? error_ : real_.CreateFile(path, fd);
-  }
+  int CreateFile(const std::string& path, int* fd) override { return Fails("create") ? error_ : real_.CreateFile(path, fd); }
   int Write(int fd, const void* data, size_t size, size_t* written) override {
     *written = 0;
     return Fails("write") ? error_ : real_.Write(fd, data, size < max_write_ ? size : max_write_, written);

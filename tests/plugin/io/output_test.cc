@@ -66,7 +66,8 @@ TEST(StagedDirectory, TakesPlainNamesOnly) {
   const TempFolder folder;
   const auto staged = StagedDirectory::Create(folder / "out");
   ASSERT_THAT(staged, IsOk());
-  for (const char* name : {"", ".", "..", "a/b", "/etc/x"}) EXPECT_THAT((*staged)->CreateFile(name), StatusIs(Code::kBug, "plain file name"));
+  for (const char* name : {"", ".", "..", "a/b", "/etc/x"})
+    EXPECT_THAT((*staged)->CreateFile(name), StatusIs(Code::kBug, "plain file name"));
   ASSERT_THAT((*staged)->WriteFile("a", "A"), IsOk());
   EXPECT_THAT((*staged)->WriteFile("a", "B"), StatusIs(Code::kOutput, "File exists"));
 }
@@ -90,7 +91,8 @@ TEST(StagedDirectory, RefusesWhatIsThere) {
   }
   EXPECT_THAT(StagedDirectory::Create(folder / "none/out"), StatusIs(Code::kOutput, "there is no folder"));
   EXPECT_THAT(StagedDirectory::Create(folder / "file/out"), StatusIs(Code::kOutput, "there is no folder"));
-  for (const char* name : {"", "/", ".", "..", "./"}) EXPECT_THAT(StagedDirectory::Create(name), StatusIs(Code::kOutput, "")) << name;
+  for (const char* name : {"", "/", ".", "..", "./"})
+    EXPECT_THAT(StagedDirectory::Create(name), StatusIs(Code::kOutput, "")) << name;
   EXPECT_THAT(folder.Names(), ElementsAre("dangling", "file", "out"));
 }
 
@@ -178,8 +180,8 @@ TEST(StagedDirectory, SyncsEveryFileThenTheFolderThenRenamesThenTheParent) {
   const TempFolder folder;
   FaultyFiles files;
   ASSERT_THAT(WriteTwoFiles(folder / "out", {.files = &files}), IsOk());
-  EXPECT_THAT(files.log(), ElementsAre("mkdir", "list", "create", "write", "sync", "close", "create", "write", "write", "sync", "close",
-                                       "sync directory", "rename to new", "sync directory"));
+  EXPECT_THAT(files.log(), ElementsAre("mkdir", "list", "create", "write", "sync", "close", "create", "write", "write", "sync",
+                                       "close", "sync directory", "rename to new", "sync directory"));
 }
 
 // Every call fails once, for every reason: a clean failure with the target as it was, and nothing left behind.

@@ -66,41 +66,50 @@ std::string One(const std::string& dtype, const std::string& shape, uint64_t beg
 INSTANTIATE_TEST_SUITE_P(
     Header, SafetensorsRefuses,
     ::testing::Values(BadFile{"", "fewer than 8 bytes"}, BadFile{"\x01\0\0\0\0\0", "fewer than 8 bytes"},
-                      BadFile{std::string("\x01\xE1\xF5\x05\0\0\0\0", 8) + "{}", "would have 100000001 bytes and may have 100000000"},
+                      BadFile{std::string("\x01\xE1\xF5\x05\0\0\0\0", 8) + "{}",
+                              "would have 100000001 bytes and may have 100000000"},
                       BadFile{std::string(8, '\xFF'), "would have 18446744073709551615 bytes"},
                       BadFile{std::string("\x03\0\0\0\0\0\0\0{}", 10), "ends inside its header of 3 bytes: it is truncated"},
-                      BadFile{File("{\"\xFF\":1}"), "not UTF-8"}, BadFile{File("{"), "not valid JSON"}, BadFile{File(""), "not valid JSON"},
-                      BadFile{File("[]"), "expected an object"}, BadFile{File("{}\xC2\xA0"), "not valid JSON"},
-                      BadFile{File(std::string("{}\0", 3)), "zero byte"},
+                      BadFile{File("{\"\xFF\":1}"), "not UTF-8"}, BadFile{File("{"), "not valid JSON"},
+                      BadFile{File(""), "not valid JSON"}, BadFile{File("[]"), "expected an object"},
+                      BadFile{File("{}\xC2\xA0"), "not valid JSON"}, BadFile{File(std::string("{}\0", 3)), "zero byte"},
                       BadFile{File("{\"a\":{\"b\":{\"c\":{}}}}"), "nested deeper than 3"}));
 
 INSTANTIATE_TEST_SUITE_P(
     Tensors, SafetensorsRefuses,
-    ::testing::Values(BadFile{File("{\"t\":1}"), "t: expected an object, found 1"},
-                      BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[]}}"), "the key 'data_offsets' is missing"},
-                      BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0],\"more\":1}}"), "unknown key 'more'"},
-                      BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0]}}"), "expected two numbers, found 1"},
-                      BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[-1],\"data_offsets\":[0,0]}}"), "0 or more, found -1"},
-                      BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[1.0],\"data_offsets\":[0,1]}}", "x"), "expected a whole number"},
-                      BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[-1,0]}}"), "0 or more, found -1"},
-                      BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[18446744073709551615,0]}}"), "found 18446744073709551615"},
-                      BadFile{One("INT9", "[1]", 0, 1, "x"), "unknown dtype 'INT9'"}, BadFile{One("U8", "[0]", 1, 0, ""), "ends before it begins"},
-                      BadFile{File("{\"__metadata__\":{\"k\":1}}"), "expected a string, found 1"},
-                      BadFile{File("{" + Tensor("t", "U8", "[1]", 0, 1) + "," + Tensor("t", "U8", "[1]", 0, 1) + "}", "x"), "the key 't' occurs twice"}));
+    ::testing::Values(
+        BadFile{File("{\"t\":1}"), "t: expected an object, found 1"},
+        BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[]}}"), "the key 'data_offsets' is missing"},
+        BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0],\"more\":1}}"), "unknown key 'more'"},
+        BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0]}}"), "expected two numbers, found 1"},
+        BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[-1],\"data_offsets\":[0,0]}}"), "0 or more, found -1"},
+        BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[1.0],\"data_offsets\":[0,1]}}", "x"), "expected a whole number"},
+        BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[-1,0]}}"), "0 or more, found -1"},
+        BadFile{File("{\"t\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[18446744073709551615,0]}}"),
+                "found 18446744073709551615"},
+        BadFile{One("INT9", "[1]", 0, 1, "x"), "unknown dtype 'INT9'"},
+        BadFile{One("U8", "[0]", 1, 0, ""), "ends before it begins"},
+        BadFile{File("{\"__metadata__\":{\"k\":1}}"), "expected a string, found 1"},
+        BadFile{File("{" + Tensor("t", "U8", "[1]", 0, 1) + "," + Tensor("t", "U8", "[1]", 0, 1) + "}", "x"),
+                "the key 't' occurs twice"}));
 
 INSTANTIATE_TEST_SUITE_P(
     Data, SafetensorsRefuses,
     ::testing::Values(BadFile{One("U8", "[1]", 1, 2, "xx"), "leaves a hole before it: it begins at 1, not 0"},
-                      BadFile{File("{" + Tensor("a", "U8", "[2]", 0, 2) + "," + Tensor("b", "U8", "[2]", 1, 3) + "}", "xxx"), "'b' overlaps the one before"},
-                      BadFile{File("{" + Tensor("a", "U8", "[2]", 0, 2) + "," + Tensor("b", "U8", "[2]", 0, 2) + "}", "xx"), "'b' overlaps the one before"},
-                      BadFile{File("{" + Tensor("a", "U8", "[1]", 0, 1) + "," + Tensor("b", "U8", "[1]", 2, 3) + "}", "xxx"), "'b' leaves a hole"},
+                      BadFile{File("{" + Tensor("a", "U8", "[2]", 0, 2) + "," + Tensor("b", "U8", "[2]", 1, 3) + "}", "xxx"),
+                              "'b' overlaps the one before"},
+                      BadFile{File("{" + Tensor("a", "U8", "[2]", 0, 2) + "," + Tensor("b", "U8", "[2]", 0, 2) + "}", "xx"),
+                              "'b' overlaps the one before"},
+                      BadFile{File("{" + Tensor("a", "U8", "[1]", 0, 1) + "," + Tensor("b", "U8", "[1]", 2, 3) + "}", "xxx"),
+                              "'b' leaves a hole"},
                       BadFile{One("F32", "[1]", 0, 3, "xxx"), "has 3 bytes, and its dtype and shape need 4"},
                       BadFile{One("U8", "[4294967296,4294967296]", 0, 0, ""), "shape whose size overflows"},
                       BadFile{One("F64", "[1152921504606846976]", 0, 0, ""), "shape whose size overflows"},
                       BadFile{One("U8", "[9223372036854775807,9223372036854775807]", 0, 0, ""), "shape whose size overflows"},
                       BadFile{One("F4", "[1]", 0, 1, "x"), "does not end on a whole byte"},
                       BadFile{One("U8", "[2]", 0, 2, "x"), "reaches beyond the end of the file"},
-                      BadFile{One("U8", "[1]", 0, 1, "xy"), "1 bytes follow the last tensor"}, BadFile{File("{}", "x"), "1 bytes follow the last tensor"}));
+                      BadFile{One("U8", "[1]", 0, 1, "xy"), "1 bytes follow the last tensor"},
+                      BadFile{File("{}", "x"), "1 bytes follow the last tensor"}));
 
 TEST(SafetensorsFile, EveryTruncationIsRefused) {
   const std::string bytes = File("{" + Tensor("a", "F32", "[3]", 0, 12) + "}", "0123456789ab");
@@ -136,7 +145,8 @@ TEST(SafetensorsWriter, BytesAreThoseOfTheFormat) {
 }
 
 TEST(SafetensorsWriter, BytesDoNotDependOnTheOrderGiven) {
-  std::vector<SafetensorsSpec> specs = {{"b", "F32", {3}}, {"a", "F32", {2, 2}}, {"w", "I64", {1}}, {"c", "BF16", {5}}, {"z", "BOOL", {0}}};
+  std::vector<SafetensorsSpec> specs = {
+      {"b", "F32", {3}}, {"a", "F32", {2, 2}}, {"w", "I64", {1}}, {"c", "BF16", {5}}, {"z", "BOOL", {0}}};
   const std::string first = Write(specs, {{"y", "1"}, {"x", "2"}});
   std::mt19937 random(7);
   for (int i = 0; i < 20; ++i) {
@@ -199,7 +209,9 @@ TEST(SafetensorsTool, ChecksAndCopies) {
   const std::string good = Write({{"a", "F32", {3}}, {"b", "I64", {2}}}, {});
   WriteBytes(folder / "good", good);
   WriteBytes(folder / "bad", good + "x");
-  const auto run = [](const std::string& words) { return std::system(("tests/plugin/io/safetensors_tool " + words + " 2>/dev/null").c_str()); };
+  const auto run = [](const std::string& words) {
+    return std::system(("tests/plugin/io/safetensors_tool " + words + " 2>/dev/null").c_str());
+  };
   EXPECT_EQ(run("copy " + (folder / "good") + " " + (folder / "copy")), 0);
   EXPECT_EQ(ReadBytes(folder / "copy"), good);
   EXPECT_NE(run("check " + (folder / "bad")), 0);

@@ -12,7 +12,9 @@
 
 namespace autoep {
 
-inline void PrintTo(const Status& status, std::ostream* out) { *out << CodeName(status.code()) << " \"" << status.message() << '"'; }
+inline void PrintTo(const Status& status, std::ostream* out) {
+  *out << CodeName(status.code()) << " \"" << status.message() << '"';
+}
 
 template <typename T>
 void PrintTo(const Result<T>& result, std::ostream* out) {

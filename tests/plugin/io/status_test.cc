@@ -41,8 +41,9 @@ TEST(Status, AtPutsThePlaceBeforeTheSentenceAndLeavesOkAlone) {
 
 TEST(Status, EveryCodeHasAnotherName) {
   std::set<std::string_view> names;
-  const Code codes[] = {Code::kOk,     Code::kDifferent, Code::kUsage,  Code::kInput, Code::kNoMoe, Code::kPlan,        Code::kVerify,
-                        Code::kOutput, Code::kPlugin,    Code::kBatch, Code::kBug,   Code::kInterrupted, Code::kTerminated};
+  const Code codes[] = {Code::kOk,   Code::kDifferent,   Code::kUsage,     Code::kInput,  Code::kNoMoe,
+                        Code::kPlan, Code::kVerify,      Code::kOutput,    Code::kPlugin, Code::kBatch,
+                        Code::kBug,  Code::kInterrupted, Code::kTerminated};
   for (const Code code : codes) EXPECT_TRUE(names.insert(CodeName(code)).second) << CodeName(code);
   EXPECT_EQ(CodeName(Code::kNoMoe), "NO_MOE");
 }

@@ -10,8 +10,17 @@ TEST(Text, IsUtf8FollowsRfc3629) {
   for (const char* good : {"", "plain", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF", "\xED\x9F\xBF"}) {
     EXPECT_TRUE(IsUtf8(good)) << good;
   }
-  const char* const bad[] = {"\x80",         "\xC3",         "\xC0\xAF",         "\xC1\xBF",         "\xE0\x80\x80", "\xED\xA0\x80",
-                             "\xF0\x80\x80\x80", "\xF4\x90\x80\x80", "\xF8\x88\x80\x80\x80", "\xE2\x82",     "a\xFF"};
+  const char* const bad[] = {"\x80",
+                             "\xC3",
+                             "\xC0\xAF",
+                             "\xC1\xBF",
+                             "\xE0\x80\x80",
+                             "\xED\xA0\x80",
+                             "\xF0\x80\x80\x80",
+                             "\xF4\x90\x80\x80",
+                             "\xF8\x88\x80\x80\x80",
+                             "\xE2\x82",
+                             "a\xFF"};
   for (const char* text : bad) EXPECT_FALSE(IsUtf8(text));
 }
 
@@ -22,7 +31,9 @@ TEST(Text, PrintableLeavesNothingThatActsOnATerminal) {
   EXPECT_EQ(Printable(std::string_view("a\0b\x7F", 4)), "a\\x00b\\x7f");
   EXPECT_EQ(Printable("\xFF\xC3"), "\\xff\\xc3");
   EXPECT_EQ(Printable("\xE2\x80\xAEtxt"), "\\u{202e}txt");  // right-to-left override
-  EXPECT_EQ(Printable("\xC2\x9B" "31m"), "\\u{009b}31m");   // the one-byte form of ESC [
+  EXPECT_EQ(Printable("\xC2\x9B"
+                      "31m"),
+            "\\u{009b}31m");  // the one-byte form of ESC [
 }
 
 TEST(Text, PrintableIsCut) {

@@ -59,7 +59,8 @@ std::string BuildZip(const std::vector<ZipPart>& parts, const ZipShape& shape) {
     }
     out += part.gap;
     directory += Le(0x02014b50, 4) + Le(0, 4) + Le(flags, 2) + Le(method, 2) + Le(0, 4) + Le(crc, 4) + Le(packed, 4) + Le(size, 4);
-    directory += Le(part.name.size(), 2) + Le(part.directory_extra.size(), 2) + Le(part.comment.size(), 2) + Le(part.disk, 2) + Le(0, 6);
+    directory +=
+        Le(part.name.size(), 2) + Le(part.directory_extra.size(), 2) + Le(part.comment.size(), 2) + Le(part.disk, 2) + Le(0, 6);
     directory += Le(offset, 4) + part.name + part.directory_extra + part.comment;
   }
   out += shape.before_directory;
@@ -74,7 +75,8 @@ std::string BuildZip(const std::vector<ZipPart>& parts, const ZipShape& shape) {
     out += Le(0x07064b50, 4) + Le(0, 4) + Le(at, 8) + Le(shape.parts, 4);
   }
   const uint64_t small_entries = shape.small_entries.value_or(static_cast<uint16_t>(entries));
-  out += Le(0x06054b50, 4) + Le(shape.zip64 ? 0 : shape.disk, 4) + Le(small_entries, 2) + Le(small_entries, 2) + Le(size, 4) + Le(offset, 4);
+  out += Le(0x06054b50, 4) + Le(shape.zip64 ? 0 : shape.disk, 4) + Le(small_entries, 2) + Le(small_entries, 2) + Le(size, 4) +
+         Le(offset, 4);
   return out + Le(shape.comment_size, 2) + shape.suffix;
 }
 

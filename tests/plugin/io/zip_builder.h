@@ -29,10 +29,10 @@ struct ZipPart {
   std::string local_extra = std::string("FB\x02\0ZZ", 6);
   std::string comment = {};
   uint16_t disk = 0;
-  bool described = true;       // a descriptor follows the data
+  bool described = true;         // a descriptor follows the data
   bool wide_descriptor = false;  // with 8-byte sizes
   std::optional<uint32_t> descriptor_crc = {};
-  std::string gap = {};             // bytes behind the record
+  std::string gap = {};  // bytes behind the record
 };
 
 struct ZipShape {

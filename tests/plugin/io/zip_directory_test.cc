@@ -35,9 +35,9 @@ TEST(ZipDirectory, ReadsARealArchive) {
   ASSERT_THAT(directory, IsOk());
   EXPECT_EQ(directory->root(), "scripted");
   EXPECT_EQ(directory->path(), kScripted);
-  EXPECT_THAT(Names(*directory), ::testing::ElementsAre("extra/note.txt", "data/0", "data/1", "data/2", "data.pkl", "code/__torch__.py",
-                                                        "code/__torch__.py.debug_pkl", "constants.pkl", "version", "byteorder",
-                                                        ".data/serialization_id"));
+  EXPECT_THAT(Names(*directory), ::testing::ElementsAre("extra/note.txt", "data/0", "data/1", "data/2", "data.pkl",
+                                                        "code/__torch__.py", "code/__torch__.py.debug_pkl", "constants.pkl",
+                                                        "version", "byteorder", ".data/serialization_id"));
   const ZipRecord* weight = directory->Find("data/0");
   ASSERT_NE(weight, nullptr);
   EXPECT_EQ(weight->size, 6u * 4 * sizeof(float));
@@ -98,22 +98,24 @@ TEST(ZipDirectory, SaysWhatTheFileIsInstead) {
   EXPECT_THAT(ZipDirectory::Open(folder / "none.pt"), StatusIs(Code::kInput, "none.pt: there is no such file"));
   EXPECT_THAT(ZipDirectory::Open(folder / "empty.pt"), StatusIs(Code::kInput, "empty.pt: the file is empty"));
   EXPECT_THAT(ZipDirectory::Open(folder.path()), StatusIs(Code::kInput, "this is a directory"));
-  EXPECT_THAT(ZipDirectory::Open(folder / "text.pt"), StatusIs(Code::kInput, "not a TorchScript archive: it does not begin as a zip"));
+  EXPECT_THAT(ZipDirectory::Open(folder / "text.pt"),
+              StatusIs(Code::kInput, "not a TorchScript archive: it does not begin as a zip"));
   EXPECT_THAT(ZipDirectory::Open(folder / "tensors.safetensors"), StatusIs(Code::kInput, "this is a safetensors file"));
-  EXPECT_THAT(ZipDirectory::Open("tests/plugin/io/testdata/state_dict.pt"), StatusIs(Code::kInput, "this is a plain torch.save file"));
+  EXPECT_THAT(ZipDirectory::Open("tests/plugin/io/testdata/state_dict.pt"),
+              StatusIs(Code::kInput, "this is a plain torch.save file"));
   EXPECT_THAT(ZipDirectory::Open("tests/plugin/io/testdata/state_dict.pt"), StatusIs(Code::kInput, "torch.jit.save("));
   EXPECT_THAT(ZipDirectory::Open("tests/plugin/io/testdata/legacy_pickle.pt"), StatusIs(Code::kInput, "this is a pickle"));
   EXPECT_THAT(Parse(BuildZip({{.name = "m/archive_format", .data = "pt2"}})), StatusIs(Code::kInput, "torch.export archive"));
   EXPECT_THAT(Parse(BuildZip({{.name = "m/.data/extern_modules", .data = ""}})), StatusIs(Code::kInput, "torch.package archive"));
-  EXPECT_THAT(Parse(BuildZip({{.name = "m/readme.txt", .data = "x"}})), StatusIs(Code::kInput, "a zip file, but not a TorchScript archive"));
+  EXPECT_THAT(Parse(BuildZip({{.name = "m/readme.txt", .data = "x"}})),
+              StatusIs(Code::kInput, "a zip file, but not a TorchScript archive"));
   EXPECT_THAT(Parse(BuildZip({})), StatusIs(Code::kInput, "has no records"));
 }
 
 TEST(ZipDirectory, WantsTheRecordsOfTorchScript) {
   for (const std::string missing : {"m/data.pkl", "m/constants.pkl", "m/version", "m/code/__torch__.py"}) {
-    const std::string bytes = Altered([&](auto& parts, ZipShape&) {
-      std::erase_if(parts, [&](const ZipPart& part) { return part.name == missing; });
-    });
+    const std::string bytes =
+        Altered([&](auto& parts, ZipShape&) { std::erase_if(parts, [&](const ZipPart& part) { return part.name == missing; }); });
     EXPECT_THAT(Parse(bytes), StatusIs(Code::kInput, "m.pt: ")) << missing;
   }
 }
@@ -127,9 +129,17 @@ void PrintTo(const Mutant& mutant, std::ostream* out) { *out << mutant.sentence;
 
 class ZipDirectoryRefuses : public ::testing::TestWithParam<Mutant> {};
 
-TEST_P(ZipDirectoryRefuses, WithItsSentence) { EXPECT_THAT(Parse(Altered(GetParam().change)), StatusIs(Code::kInput, GetParam().sentence)); }
+TEST_P(ZipDirectoryRefuses, WithItsSentence) {
+  EXPECT_THAT(Parse(Altered(GetParam().change)), StatusIs(Code::kInput, GetParam().sentence));
+}
 
-#define MUTANT(sentence, change) Mutant{sentence, [](std::vector<ZipPart>& parts, ZipShape& shape) { (void)parts, (void)shape; change; }}
+#define MUTANT(sentence, change)                                 \
+  Mutant {                                                       \
+    sentence, [](std::vector<ZipPart>& parts, ZipShape& shape) { \
+      (void)parts, (void)shape;                                  \
+      change;                                                    \
+    }                                                            \
+  }
 
 INSTANTIATE_TEST_SUITE_P(
     End, ZipDirectoryRefuses,
@@ -137,7 +147,8 @@ INSTANTIATE_TEST_SUITE_P(
                       MUTANT("3 bytes follow the end of the archive", shape.comment_size = 3; shape.suffix = "abc"),
                       MUTANT("has a comment", shape.comment_size = 3),
                       MUTANT("does not begin as a zip file does", shape.prefix = "#!/bin/sh\n"),
-                      MUTANT("10 bytes precede the archive", shape.prefix = "PK\x03\x04" "abcdef"),
+                      MUTANT("10 bytes precede the archive", shape.prefix = "PK\x03\x04"
+                                                                            "abcdef"),
                       MUTANT("one part of several", shape.disk = 1), MUTANT("one part of several", shape.parts = 2),
                       MUTANT("one part of several", shape.zip64 = false; shape.disk = 1),
                       MUTANT("zip64 end record is misplaced", shape.locator_offset = 0),
@@ -146,26 +157,30 @@ INSTANTIATE_TEST_SUITE_P(
                       MUTANT("bytes were added, lost or damaged", shape.directory_offset = 3),
                       MUTANT("bytes were added, lost or damaged", shape.directory_offset = UINT64_MAX),
                       MUTANT("bytes were added, lost or damaged", shape.directory_size = UINT64_MAX),
-                      MUTANT("too small for its 4294967296 records", shape.entries = uint64_t{1} << 32; shape.small_entries = 0xFFFF),
+                      MUTANT("too small for its 4294967296 records", shape.entries = uint64_t{1} << 32;
+                             shape.small_entries = 0xFFFF),
                       MUTANT("too small for its 65535 records", shape.entries = 65535; shape.zip64 = false),
                       MUTANT("the directory's record 7 is cut off", shape.entries = 8),
                       MUTANT("bytes follow the directory's last record", shape.entries = 6)));
 
-INSTANTIATE_TEST_SUITE_P(
-    Names, ZipDirectoryRefuses,
-    ::testing::Values(MUTANT("absolute", parts[1].name = "/etc/passwd"), MUTANT("'..'", parts[1].name = "m/../x"),
-                      MUTANT("'..'", parts[1].name = ".."), MUTANT("'.'", parts[1].name = "m/./x"), MUTANT("empty", parts[1].name = "m//x"),
-                      MUTANT("ends in '/'", parts[1].name = "m/data/"), MUTANT("empty", parts[1].name = ""),
-                      MUTANT("backslash", parts[1].name = "m\\..\\x"), MUTANT("control characters", parts[1].name = "m/a\nb"),
-                      MUTANT("'m/a\\x00b' has control characters", parts[1].name = std::string("m/a\0b", 5)),
-                      MUTANT("not UTF-8", parts[1].name = "m/\xFF"), MUTANT("outside the archive's root folder 'm'", parts[1].name = "n/data/1"),
-                      MUTANT("outside the archive's root folder", parts[1].name = "data"),
-                      MUTANT("the record 'data/0' occurs twice", parts[1].name = "m/data/0"),
-                      MUTANT("differ only in case", parts[1].name = "m/DATA.pkl")));
+INSTANTIATE_TEST_SUITE_P(Names, ZipDirectoryRefuses,
+                         ::testing::Values(MUTANT("absolute", parts[1].name = "/etc/passwd"),
+                                           MUTANT("'..'", parts[1].name = "m/../x"), MUTANT("'..'", parts[1].name = ".."),
+                                           MUTANT("'.'", parts[1].name = "m/./x"), MUTANT("empty", parts[1].name = "m//x"),
+                                           MUTANT("ends in '/'", parts[1].name = "m/data/"), MUTANT("empty", parts[1].name = ""),
+                                           MUTANT("backslash", parts[1].name = "m\\..\\x"),
+                                           MUTANT("control characters", parts[1].name = "m/a\nb"),
+                                           MUTANT("'m/a\\x00b' has control characters", parts[1].name = std::string("m/a\0b", 5)),
+                                           MUTANT("not UTF-8", parts[1].name = "m/\xFF"),
+                                           MUTANT("outside the archive's root folder 'm'", parts[1].name = "n/data/1"),
+                                           MUTANT("outside the archive's root folder", parts[1].name = "data"),
+                                           MUTANT("the record 'data/0' occurs twice", parts[1].name = "m/data/0"),
+                                           MUTANT("differ only in case", parts[1].name = "m/DATA.pkl")));
 
 INSTANTIATE_TEST_SUITE_P(
     Records, ZipDirectoryRefuses,
-    ::testing::Values(MUTANT("flags 0x809 (encrypted or unusual)", parts[0].flags = 0x809), MUTANT("packed by method 14", parts[0].method = 14),
+    ::testing::Values(MUTANT("flags 0x809 (encrypted or unusual)", parts[0].flags = 0x809),
+                      MUTANT("packed by method 14", parts[0].method = 14),
                       MUTANT("is compressed, and torch compresses code only", parts[0].deflate = true),
                       MUTANT("is stored, and yet its sizes differ", parts[0].size = 101),
                       MUTANT("has a comment", parts[0].comment = "x"), MUTANT("another part of the archive", parts[0].disk = 1),
@@ -179,8 +194,9 @@ INSTANTIATE_TEST_SUITE_P(
                       MUTANT("followed by 17 bytes that belong to nothing", parts[0].gap = "x"),
                       MUTANT("followed by 1 bytes that belong to nothing", parts[0].described = false; parts[0].gap = "x"),
                       MUTANT("followed by 8000 bytes that belong to nothing", shape.before_directory = std::string(8000 - 16, 'x')),
-                      MUTANT("overlaps the one behind it", parts[1].header_offset = 0), MUTANT("overlaps", parts[1].header_offset = 40),
-                      MUTANT("overlaps", parts[6].header_offset = 0xFFFFFFF0), MUTANT("claims to unpack from", parts[3].size = 1 << 30),
+                      MUTANT("overlaps the one behind it", parts[1].header_offset = 0),
+                      MUTANT("overlaps", parts[1].header_offset = 40), MUTANT("overlaps", parts[6].header_offset = 0xFFFFFFF0),
+                      MUTANT("claims to unpack from", parts[3].size = 1 << 30),
                       MUTANT("above 1.0 GiB", parts[3].packed_bytes = std::string(2 << 20, 'x'); parts[3].size = 3u << 29)));
 
 TEST(ZipDirectory, AHeaderMustBeWhereTheDirectorySays) {

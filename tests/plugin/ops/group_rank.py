@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of test_groups.py: python group_rank.py CASE STORE RANKS RANK."""
+"""One rank of test_groups.py: python group_rank.py STORE RANKS RANK CASE..."""
 
 from __future__ import annotations
 
@@ -107,13 +107,14 @@ def bad_ids(rank: int, ranks: int) -> None:
 
 
 def main() -> None:
-    case, store, ranks, rank = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    store, ranks, rank, cases = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     torch.set_num_threads(1)
     autoep.load_library()
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=120)
     )
-    globals()[case](rank, ranks)
+    for case in cases:
+        globals()[case](rank, ranks)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -26,10 +26,14 @@ at::Tensor Random(at::IntArrayRef shape, double scale, at::ScalarType type, at::
 
 double Tolerance(at::ScalarType type) {
   switch (type) {
-    case at::kDouble: return 1e-12;
-    case at::kFloat: return 1e-5;
-    case at::kHalf: return 5e-3;
-    default: return 3e-2;
+    case at::kDouble:
+      return 1e-12;
+    case at::kFloat:
+      return 1e-5;
+    case at::kHalf:
+      return 5e-3;
+    default:
+      return 3e-2;
   }
 }
 
@@ -44,13 +48,20 @@ std::vector<int64_t> Shuffled(int64_t n) {
 at::Tensor Activate(const LayerOptions& options, const at::Tensor& hidden) {
   const auto spec = *contract::ParseActivation(options.activation);
   const at::Tensor gate = spec.gated ? hidden.narrow(1, 0, options.inner) : hidden;
-  const auto gated = [&](const at::Tensor& value) { return spec.gated ? value * hidden.narrow(1, options.inner, options.inner) : value; };
+  const auto gated = [&](const at::Tensor& value) {
+    return spec.gated ? value * hidden.narrow(1, options.inner, options.inner) : value;
+  };
   switch (spec.kind) {
-    case contract::Activation::kSilu: return gated(at::silu(gate));
-    case contract::Activation::kGelu: return gated(at::gelu(gate));
-    case contract::Activation::kGeluTanh: return gated(at::gelu(gate, "tanh"));
-    case contract::Activation::kRelu: return gated(at::relu(gate));
-    case contract::Activation::kReluSquared: return gated(at::relu(gate).square());
+    case contract::Activation::kSilu:
+      return gated(at::silu(gate));
+    case contract::Activation::kGelu:
+      return gated(at::gelu(gate));
+    case contract::Activation::kGeluTanh:
+      return gated(at::gelu(gate, "tanh"));
+    case contract::Activation::kRelu:
+      return gated(at::relu(gate));
+    case contract::Activation::kReluSquared:
+      return gated(at::relu(gate).square());
     case contract::Activation::kClampedSwiglu: {
       const double alpha = options.activation_args[0];
       const double limit = options.activation_args[1];
@@ -111,8 +122,11 @@ std::vector<int64_t> MoeLayer::ExpertsOf(int64_t rank, int64_t ranks) const {
 MoeLayer RandomLayer(const LayerOptions& options) {
   const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(7);
   const int64_t width = contract::ParseActivation(options.activation)->gated ? 2 * options.inner : options.inner;
-  MoeLayer layer{options, Random({options.experts, width, options.hidden}, 0.5, options.type, generator),
-                 Random({options.experts, options.hidden, options.inner}, 0.5, options.type, generator), {}, {}};
+  MoeLayer layer{options,
+                 Random({options.experts, width, options.hidden}, 0.5, options.type, generator),
+                 Random({options.experts, options.hidden, options.inner}, 0.5, options.type, generator),
+                 {},
+                 {}};
   if (options.biases) {
     layer.gate_up_bias = Random({options.experts, width}, 0.5, options.type, generator);
     layer.down_bias = Random({options.experts, options.hidden}, 0.5, options.type, generator);
@@ -123,7 +137,10 @@ MoeLayer RandomLayer(const LayerOptions& options) {
 Tokens TokensFor(const MoeLayer& layer, const at::Tensor& ids, uint64_t seed) {
   const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
   const at::ScalarType weights = layer.options.type == at::kDouble ? at::kDouble : at::kFloat;
-  return {Random({ids.size(0), layer.options.hidden}, 1, layer.options.type, generator), ids, Random(ids.sizes(), 1, weights, generator), {}};
+  return {Random({ids.size(0), layer.options.hidden}, 1, layer.options.type, generator),
+          ids,
+          Random(ids.sizes(), 1, weights, generator),
+          {}};
 }
 
 Tokens RandomTokens(const MoeLayer& layer, int64_t tokens, int64_t k, uint64_t seed, bool scaled) {
@@ -140,8 +157,9 @@ at::Tensor RunOps(const MoeLayer& shard, const at::Tensor& placement, const Toke
   using O = const OptionalTensor&;
   using S = std::string;
   const auto find = [](const char* name) { return c10::Dispatcher::singleton().findSchemaOrThrow(name, ""); };
-  static const auto dispatch = find("autoep::dispatch").typed<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(
-      T, T, O, T, int64_t, S, S, int64_t)>();
+  static const auto dispatch =
+      find("autoep::dispatch")
+          .typed<std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(T, T, O, T, int64_t, S, S, int64_t)>();
   static const auto experts = find("autoep::experts").typed<at::Tensor(T, T, T, T, O, O, S, at::ArrayRef<double>, S, int64_t)>();
   static const auto combine = find("autoep::combine").typed<at::Tensor(T, O, T, T, T, T, int64_t, S, S, int64_t)>();
   const auto [rows, offsets, counts, order, received] =
@@ -178,9 +196,10 @@ Gradients Backward(const at::Tensor& out, const MoeLayer& layer, const Tokens& t
   std::vector<at::Tensor> leaves = InputsOf(tokens);
   const size_t inputs = leaves.size();
   for (const at::Tensor& weight : WeightsOf(layer)) leaves.push_back(weight);
-  const at::Tensor pattern = at::arange(out.numel(), out.options().dtype(at::kDouble)).view(out.sizes()).mul(0.7).cos().to(out.scalar_type());
-  const std::vector<at::Tensor> grads =
-      torch::autograd::grad({out.mul(pattern).sum()}, leaves, {}, /*retain_graph=*/true, /*create_graph=*/false, /*allow_unused=*/true);
+  const at::Tensor pattern =
+      at::arange(out.numel(), out.options().dtype(at::kDouble)).view(out.sizes()).mul(0.7).cos().to(out.scalar_type());
+  const std::vector<at::Tensor> grads = torch::autograd::grad({out.mul(pattern).sum()}, leaves, {}, /*retain_graph=*/true,
+                                                              /*create_graph=*/false, /*allow_unused=*/true);
   return {{grads.begin(), grads.begin() + inputs}, {grads.begin() + inputs, grads.end()}};
 }
 

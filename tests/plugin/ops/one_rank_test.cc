@@ -31,13 +31,22 @@ struct ActivationCase {
 };
 
 TEST(OneRank, EveryActivationAndDtype) {
-  const std::vector<ActivationCase> activations = {{"silu_gated"}, {"gelu_gated"}, {"gelu_tanh_gated"}, {"relu_gated"}, {"silu"}, {"gelu"},
-                                                   {"gelu_tanh"}, {"relu"}, {"relu_squared"}, {"clamped_swiglu", {1.702, 0.7}}};
+  const std::vector<ActivationCase> activations = {{"silu_gated"},
+                                                   {"gelu_gated"},
+                                                   {"gelu_tanh_gated"},
+                                                   {"relu_gated"},
+                                                   {"silu"},
+                                                   {"gelu"},
+                                                   {"gelu_tanh"},
+                                                   {"relu"},
+                                                   {"relu_squared"},
+                                                   {"clamped_swiglu", {1.702, 0.7}}};
   for (const ActivationCase& activation : activations) {
     for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16}) {
       for (const bool biases : {false, true}) {
         SCOPED_TRACE(c10::str(activation.name, " ", type, " biases ", biases));
-        const MoeLayer layer = RandomLayer({.type = type, .activation = activation.name, .activation_args = activation.args, .biases = biases});
+        const MoeLayer layer =
+            RandomLayer({.type = type, .activation = activation.name, .activation_args = activation.args, .biases = biases});
         EXPECT_NO_THROW(CheckOneRank(layer, RandomTokens(layer, 9, 2, 1)));
       }
     }

@@ -40,7 +40,8 @@ TEST(Refusals, IdsOutOfRange) {
   for (const int64_t bad : {-1, 8, 1 << 20}) {
     Tokens tokens = RandomTokens(layer, 4, 2, 1);
     tokens.ids[2][1] = bad;
-    EXPECT_THAT(Refusal(layer, tokens), AllOf(HasSubstr("'model.layers.3.mlp'"), HasSubstr(c10::str("ids holds ", bad)), HasSubstr("0 to 7")));
+    EXPECT_THAT(Refusal(layer, tokens),
+                AllOf(HasSubstr("'model.layers.3.mlp'"), HasSubstr(c10::str("ids holds ", bad)), HasSubstr("0 to 7")));
   }
 }
 
@@ -49,7 +50,8 @@ TEST(Refusals, NoShardAttached) {
     MoeLayer layer = RandomLayer({});
     layer.gate_up = at::empty({0, 10, 6}, at::kDouble).requires_grad_(grad);
     layer.down = at::empty({0, 6, 5}, at::kDouble).requires_grad_(grad);
-    EXPECT_THAT(Refusal(layer, RandomTokens(layer, 4, 2, 1)), AllOf(HasSubstr("'model.layers.3.mlp'"), HasSubstr("no shard attached"), HasSubstr("autoep.load()")));
+    EXPECT_THAT(Refusal(layer, RandomTokens(layer, 4, 2, 1)),
+                AllOf(HasSubstr("'model.layers.3.mlp'"), HasSubstr("no shard attached"), HasSubstr("autoep.load()")));
   }
 }
 
@@ -75,7 +77,8 @@ TEST(Refusals, ShapesAndDtypes) {
   EXPECT_THAT(with([](MoeLayer&, Tokens& t) { t.x = t.x.to(at::kLong); }), HasSubstr("x is Long"));
   EXPECT_THAT(with([](MoeLayer&, Tokens& t) { t.x = t.x.unsqueeze(0); }), HasSubstr("x has 3 dimensions"));
   EXPECT_THAT(with([](MoeLayer&, Tokens& t) { t.x = t.x.to(at::kFloat); }), HasSubstr("gate_up is Double, and the rows are Float"));
-  EXPECT_THAT(with([](MoeLayer&, Tokens& t) { t.weights = t.weights->narrow(1, 0, 1); }), HasSubstr("weights is [4, 1], and the choices are [4, 2]"));
+  EXPECT_THAT(with([](MoeLayer&, Tokens& t) { t.weights = t.weights->narrow(1, 0, 1); }),
+              HasSubstr("weights is [4, 1], and the choices are [4, 2]"));
   EXPECT_THAT(with([](MoeLayer&, Tokens& t) { t.scale = t.weights->to(at::kLong); }), HasSubstr("scale is Long"));
   EXPECT_THAT(with([](MoeLayer& l, Tokens&) { l.down = l.down.narrow(1, 0, 5); }), HasSubstr("down is [8, 5, 5], and [8, 6, 5]"));
   EXPECT_THAT(with([](MoeLayer& l, Tokens&) { l.gate_up = l.gate_up.narrow(1, 0, 9); }), HasSubstr("gate_up is [8, 9, 6]"));
@@ -97,13 +100,16 @@ TEST(Refusals, PlacementsThatAreNone) {
   const Tokens tokens = RandomTokens(layer, 4, 2, 1);
   at::Tensor placement = layer.Placement(1);
   placement[3][0][1] = 2;
-  EXPECT_THAT(MessageOf([&] { RunOps(layer, placement, tokens, 1, "", kLabel); }), HasSubstr("experts 2 and 3 are both placed on rank 0, slot 2"));
-  EXPECT_THAT(MessageOf([&] { RunOps(layer, layer.Placement(1), tokens, 3, "", kLabel); }), HasSubstr("8 experts, which 3 ranks cannot hold"));
+  EXPECT_THAT(MessageOf([&] { RunOps(layer, placement, tokens, 1, "", kLabel); }),
+              HasSubstr("experts 2 and 3 are both placed on rank 0, slot 2"));
+  EXPECT_THAT(MessageOf([&] { RunOps(layer, layer.Placement(1), tokens, 3, "", kLabel); }),
+              HasSubstr("8 experts, which 3 ranks cannot hold"));
 }
 
 TEST(Refusals, NoGroup) {
   const MoeLayer layer = RandomLayer({});
-  EXPECT_THAT(Refusal(layer, RandomTokens(layer, 4, 2, 1), 2), AllOf(HasSubstr("'model.layers.3.mlp'"), HasSubstr("no default process group")));
+  EXPECT_THAT(Refusal(layer, RandomTokens(layer, 4, 2, 1), 2),
+              AllOf(HasSubstr("'model.layers.3.mlp'"), HasSubstr("no default process group")));
 }
 
 // Each rank's message, when `run` is called on every rank.

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "plugin/io/checked.h"
+
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -6,8 +8,6 @@
 #include <optional>
 #include <span>
 #include <vector>
-
-#include "plugin/io/checked.h"
 
 namespace autoep {
 namespace {

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// The walk over modules, children first.
+#include "passes/detect/detect.h"
+
+#include <torch/csrc/jit/passes/inliner.h>
+
+#include <algorithm>
+#include <iterator>
+#include <unordered_map>
+
+#include "passes/detect/match.h"
+#include "passes/detect/names.h"
+
+namespace autoep {
+
+using torch::jit::Block;
+using torch::jit::GraphFunction;
+using torch::jit::Module;
+using torch::jit::Node;
+namespace prim = c10::prim;
+
+namespace {
+
+class Detector {
+ public:
+  explicit Detector(const DetectOptions& options) : options_(options) {}
+
+  Detection Detect(const Module& model) {
+    Visited root = Visit(model, "");
+    std::move(root.unmet.begin(), root.unmet.end(), std::back_inserter(detection_.refusals));
+    return std::move(detection_);
+  }
+
+ private:
+  struct Visited {
+    int64_t topks = 0;           // of those reached from this module's forward, how many are settled
+    std::vector<Refusal> unmet;  // what the others lack, seen from the lowest module that has one
+  };
+
+  // aten::topk nodes that running a function reaches; a callee counts at each call.
+  int64_t CountTopks(GraphFunction* function) {
+    const auto known = topks_.find(function);
+    if (known != topks_.end()) return known->second;
+    topks_[function] = 0;  // TorchScript has no recursion between methods; a cycle would count once
+    return topks_[function] = CountTopks(function->graph()->block());
+  }
+
+  int64_t CountTopks(Block* block) {
+    int64_t count = 0;
+    for (Node* node : block->nodes()) {
+      if (node->kind() == c10::aten::topk) ++count;
+      const bool call = node->kind() == prim::CallMethod || node->kind() == prim::CallFunction;
+      if (GraphFunction* callee = call ? torch::jit::tryToGraphFunction(node) : nullptr) count += CountTopks(callee);
+      for (Block* inner : node->blocks()) count += CountTopks(inner);
+    }
+    return count;
+  }
+
+  Visited Visit(const Module& module, const std::string& path) {
+    Visited visited;
+    for (const auto& child : module.named_children()) {
+      Visited below = Visit(child.value, path.empty() ? child.name : path + "." + child.name);
+      visited.topks += below.topks;
+      std::move(below.unmet.begin(), below.unmet.end(), std::back_inserter(visited.unmet));
+    }
+    const auto forward = module.find_method("forward");
+    if (!forward) return visited;
+    const int64_t reached = CountTopks(torch::jit::tryToGraphFunction(forward->function()));
+    if (reached > visited.topks && MatchModule(module, path, visited)) visited.topks = reached;
+    return visited;
+  }
+
+  // True if the module's own top-ks are settled: matched or refused.
+  bool MatchModule(const Module& module, const std::string& path, Visited& visited) {
+    const auto graph = module.get_method("forward").graph()->copy();
+    PrepareBlockGraph(graph);
+    MatchOutcome outcome = MatchBlocks(graph, module, path);
+    if (outcome.matches.empty() && outcome.refusals.empty()) {
+      if (visited.unmet.empty()) visited.unmet = std::move(outcome.unmet);
+      return false;
+    }
+    visited.unmet.clear();
+    for (BlockMatch& match : outcome.matches) Add(module, std::move(match.layer));
+    for (Refusal& refusal : outcome.refusals) detection_.refusals.push_back(std::move(refusal));
+    return true;
+  }
+
+  void Add(const Module& module, MoeLayer layer) {
+    const auto same = [&](const MoeLayer& other) { return other.tensors[0].parts == layer.tensors[0].parts; };
+    if (std::any_of(detection_.layers.begin(), detection_.layers.end(), same)) {
+      detection_.refusals.push_back({layer.path, "the experts of a block must be used by one block alone", "", ""});
+      return;
+    }
+    if (auto refusal = NameLayer(module, options_, layer)) {
+      detection_.refusals.push_back(*std::move(refusal));
+      return;
+    }
+    detection_.layers.push_back(std::move(layer));
+  }
+
+  const DetectOptions& options_;
+  std::unordered_map<GraphFunction*, int64_t> topks_;
+  Detection detection_;
+};
+
+}  // namespace
+
+Detection Detect(const Module& model, const DetectOptions& options) { return Detector(options).Detect(model); }
+
+}  // namespace autoep

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares the ops on CUDA with the CPU's: every dtype and activation, forward and backward, edge routing, bitwise repeats, no
+wait for the host, a CUDA graph. Needs a GPU. Run it by itself: python cuda_smoke.py [LIBAUTOEP]. Exits 1 if anything differs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import moe  # noqa: E402
+
+TOLERANCE = {torch.double: 1e-10, torch.float: 1e-4, torch.half: 1e-2, torch.bfloat16: 3e-2}
+
+
+def _operands(name="silu_gated", dtype=torch.float, hidden=64, inner=48, ids=None, **sizes):
+    operands = moe.operands(name, hidden=hidden, inner=inner, dtype=dtype, **sizes)
+    # Weights as large as a trained layer's, so that low precision says something.
+    for i in (4, 5, 6, 7):
+        operands[i] = (operands[i].detach() / 8).requires_grad_()
+    if ids is not None:
+        operands[1] = ids
+    return operands
+
+
+def _on(device: str, operands):
+    return [t if t is None else t.detach().to(device).requires_grad_(t.requires_grad) for t in operands]
+
+
+def _forward_backward(operands, name):
+    out = moe.run(*operands, name)
+    leaves = [t for t in operands if t is not None and t.requires_grad]
+    pattern = torch.arange(out.numel(), dtype=torch.double).mul(0.7).cos().view(out.shape).to(out)
+    return [out, *torch.autograd.grad((out * pattern).sum(), leaves)]
+
+
+def _compare(operands, name, dtype) -> None:
+    expected = _forward_backward(_on("cpu", operands), name)
+    actual = _forward_backward(_on("cuda", operands), name)
+    for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
+        assert one.dtype == other.dtype and one.shape == other.shape, (i, one.dtype, one.shape, other.dtype, other.shape)
+        if other.numel() == 0:
+            continue
+        error = (one.cpu().double() - other.double()).abs().max().item()
+        largest = max(other.double().abs().max().item(), 1e-3)
+        assert error <= TOLERANCE[dtype] * largest, f"tensor {i}: {error} away, of {largest}"
+
+
+def activations() -> None:
+    for name in moe.NAMES:
+        for dtype in TOLERANCE:
+            _compare(_operands(name, dtype, tokens=33), name, dtype)
+
+
+def sizes_without_alignment() -> None:
+    for dtype in TOLERANCE:
+        _compare(_operands(dtype=dtype, hidden=30, inner=18), "silu_gated", dtype)
+
+
+def optional_operands() -> None:
+    for dtype in TOLERANCE:
+        for missing in ([2], [3], [6, 7], [2, 3, 6, 7]):
+            operands = _operands(dtype=dtype)
+            for i in missing:
+                operands[i] = None
+            _compare(operands, "silu_gated", dtype)
+
+
+def fp32_weights() -> None:
+    for dtype in (torch.half, torch.bfloat16):
+        operands = _operands(dtype=dtype)
+        operands[2] = operands[2].detach().float().requires_grad_()
+        _compare(operands, "silu_gated", dtype)
+
+
+def edge_routing() -> None:
+    for dtype in (torch.float, torch.bfloat16):
+        _compare(_operands(dtype=dtype, tokens=0), "silu_gated", dtype)
+        _compare(_operands(dtype=dtype, tokens=1, k=1), "silu_gated", dtype)
+        for ids in (torch.full((9, 2), 3), torch.tensor([[0, 7]] * 9), torch.arange(72).view(9, 8) % 8):
+            operands = _operands(dtype=dtype, tokens=9, k=ids.shape[1] if ids.shape[1] < 8 else 2, experts=8)
+            if ids.shape[1] == 8:
+                operands[2] = operands[3] = None
+            operands[1] = ids
+            _compare(operands, "silu_gated", dtype)
+
+
+def many_pairs() -> None:
+    for dtype in (torch.float, torch.bfloat16):
+        _compare(_operands(dtype=dtype, tokens=5000, k=6, experts=64), "silu_gated", dtype)
+
+
+def dispatch_is_exact() -> None:
+    x, ids = _operands(tokens=3000, k=8, experts=128)[:2]
+    table = moe.placement(128, 1)[torch.randperm(128)]
+    call = lambda device: torch.ops.autoep.dispatch(  # noqa: E731
+        x.detach().to(device), ids.to(device), None, table.to(device), 1, "", moe.LAYER, moe.ABI
+    )
+    for one, other in zip(call("cuda"), call("cpu"), strict=True):
+        assert one.is_cuda and torch.equal(one.cpu(), other)
+
+
+def the_same_bits_every_time() -> None:
+    operands = _operands(dtype=torch.bfloat16, tokens=700, k=6, experts=16)
+    operands[6] = operands[7] = None
+    cuda = _on("cuda", operands)
+    first = _forward_backward(cuda, "silu_gated")
+    for _ in range(10):
+        for one, other in zip(_forward_backward(cuda, "silu_gated"), first, strict=True):
+            assert torch.equal(one, other)
+
+
+def no_host_sync_in_bf16() -> None:
+    """Holds in the forward and the backward pass; a captured graph replays with other routes."""
+    operands = _on("cuda", _operands(dtype=torch.bfloat16, tokens=64))
+    table = moe.placement(4, 1).cuda()
+    with torch.no_grad():
+        moe.run(*operands, "silu_gated", table=table)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        out = moe.run(*operands, "silu_gated", table=table)
+        torch.autograd.grad(out, [operands[0], operands[2], operands[4], operands[5]], torch.ones_like(out))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        captured = moe.run(*operands, "silu_gated", table=table)
+    operands[1].copy_(torch.flip(operands[1], [0]).roll(5, 0))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, moe.run(*operands, "silu_gated", table=table).detach())
+
+
+def opcheck() -> None:
+    x, ids, weights, _, gate_up, down, _, _ = _on("cuda", _operands())
+    table = moe.placement(4, 1).cuda()
+    end = ("", moe.LAYER, moe.ABI)
+    torch.library.opcheck(torch.ops.autoep.dispatch.default, (x, ids, None, table, 1, *end))
+    outs = torch.ops.autoep.dispatch(x, ids, None, table, 1, *end)
+    rows, offsets, counts, order, received = (out.detach().clone() for out in outs)
+    rows.requires_grad_()
+    shape = ("silu_gated", [], moe.LAYER, moe.ABI)
+    torch.library.opcheck(torch.ops.autoep.experts.default, (rows, offsets, gate_up, down, None, None, *shape))
+    torch.library.opcheck(torch.ops.autoep.combine.default, (rows, weights, order, counts, received, table, 1, *end))
+
+
+CHECKS = [
+    dispatch_is_exact,
+    activations,
+    sizes_without_alignment,
+    optional_operands,
+    fp32_weights,
+    edge_routing,
+    many_pairs,
+    the_same_bits_every_time,
+    no_host_sync_in_bf16,
+    opcheck,
+]
+
+
+def main() -> int:
+    torch.ops.load_library(sys.argv[1] if len(sys.argv) > 1 else os.environ["AUTOEP_LIBRARY"])
+    _register_fakes()
+    failed = 0
+    for check in CHECKS:
+        try:
+            check()
+            torch.cuda.synchronize()
+            print(f"PASS {check.__name__}", flush=True)
+        except Exception:  # every check reports
+            failed += 1
+            print(f"FAIL {check.__name__}\n{traceback.format_exc()}", flush=True)
+    print(f"{len(CHECKS) - failed} passed, {failed} failed on {torch.cuda.get_device_name()}")
+    return 1 if failed else 0
+
+
+def _register_fakes() -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "plugin" / "python"))
+    from autoep import _fakes
+
+    _fakes.register()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
