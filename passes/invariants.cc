@@ -96,9 +96,11 @@ Status CheckInvariants(const torch::jit::Module& module) {
   return CheckOrphans(index, uses);
 }
 
-std::string Signatures(const torch::jit::Module& module) {
+std::string Signatures(const torch::jit::Module& module, const std::set<const void*>& internal) {
   std::ostringstream out;
-  for (const torch::jit::Method& method : module.get_methods()) out << method.function().getSchema() << "\n";
+  for (torch::jit::Function* method : module.type()->methods()) {
+    if (internal.count(method) == 0) out << method->getSchema() << "\n";
+  }
   return out.str();
 }
 

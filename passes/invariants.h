@@ -5,6 +5,7 @@
 
 #include <torch/csrc/jit/api/module.h>
 
+#include <set>
 #include <string>
 
 #include "plugin/io/status.h"
@@ -16,8 +17,8 @@ namespace autoep {
 // each of the attribute's type; a reader for each attribute named "autoep_...".
 Status CheckInvariants(const torch::jit::Module& module);
 
-// The signatures of the module's own methods, to compare before and after.
-std::string Signatures(const torch::jit::Module& module);
+// The signatures of the module's own methods except `internal` ones (c10::Function), to compare before and after.
+std::string Signatures(const torch::jit::Module& module, const std::set<const void*>& internal);
 
 // All graphs, types and attributes as text: equal texts mean that nothing changed but tensor values.
 std::string PrintModel(const torch::jit::Module& module);

@@ -68,12 +68,13 @@ Result<Change> RunPass(const PassInfo& info, MoeModel& model, PassContext& conte
   }
 }
 
-Status CheckAfter(const torch::jit::Module& module, const std::string& signatures, bool reported, bool changed) {
+// `signatures` are those of the methods that only the outside calls, before the first pass.
+Status CheckAfter(const torch::jit::Module& module, const PassContext& context, const std::string& signatures, bool reported, bool changed) {
   if (reported != changed) {
     return Status(Code::kBug, reported ? "a change was reported, and the model is the same" : "the model changed, and no change was reported");
   }
   if (!changed) return Status();
-  if (Signatures(module) != signatures) return Status(Code::kBug, "the model's inputs or outputs changed");
+  if (Signatures(module, context.called_functions) != signatures) return Status(Code::kBug, "the model's inputs or outputs changed");
   return CheckInvariants(module);
 }
 
@@ -122,7 +123,7 @@ Result<PipelineReport> RunPipeline(MoeModel& model, const Plan& plan, const Pipe
   for (torch::jit::GraphFunction* function : AllFunctions(ObjectIndex(model.module))) {
     for (torch::jit::GraphFunction* callee : Callees(*function)) context.called_functions.insert(callee);
   }
-  const std::string signatures = Signatures(model.module);
+  const std::string signatures = Signatures(model.module, context.called_functions);
   std::string before = PrintModel(model.module);
   Dumper dumper(options.dump_ir);
   AUTOEP_RETURN_IF_ERROR(dumper.Dump("source", before));
@@ -131,7 +132,7 @@ Result<PipelineReport> RunPipeline(MoeModel& model, const Plan& plan, const Pipe
     AUTOEP_ASSIGN_OR_RETURN(Change change, RunPass(*info, model, context));
     std::string after = PrintModel(model.module);
     AUTOEP_RETURN_IF_ERROR(dumper.Dump(info->name, after));
-    AUTOEP_RETURN_IF_ERROR(CheckAfter(model.module, signatures, !change.edits.empty(), after != before).At("after pass " + info->name));
+    AUTOEP_RETURN_IF_ERROR(CheckAfter(model.module, context, signatures, !change.edits.empty(), after != before).At("after pass " + info->name));
     before = std::move(after);
     report.passes.push_back({info->name, std::move(change.edits)});
   }

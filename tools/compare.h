@@ -48,7 +48,7 @@ struct Comparison {
   int64_t tokens = 0;
   int64_t flips = 0;        // tokens with another expert at a near tie
   int64_t after_flips = 0;  // other tokens of their sequences, which attention may have changed: not held to the tolerance
-  int64_t exempt_over = 0;  // of those, how many exceed it
+  int64_t exempt_over = 0;  // of the latter, how many exceed it
   double max_error = 0;     // of the tokens held to it
   std::string first_layer;  // the first whose routes or weights differ by more than rounding; "" if none
   std::string failure;      // a sentence, or ""

@@ -18,9 +18,10 @@ namespace {
 constexpr int64_t kMaxRanks = 1 << 16;
 constexpr char kFacts[] = "facts";  // metadata key: JSON of all that is not a tensor
 
+// Again where a file was made meanwhile: on an interrupt, another thread may still be writing.
 void RemoveAll(const std::string& path) {
   std::error_code ignored;
-  std::filesystem::remove_all(path, ignored);
+  for (int attempt = 0; attempt < 100 && std::filesystem::exists(path, ignored); ++attempt) std::filesystem::remove_all(path, ignored);
 }
 
 }  // namespace

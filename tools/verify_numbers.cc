@@ -16,6 +16,7 @@
 #include "passes/rewrite/instrument.h"
 #include "plugin/io/output.h"
 #include "plugin/io/text.h"
+#include "tools/console.h"
 
 namespace autoep {
 namespace {
@@ -95,15 +96,9 @@ class InstrumentedSource {
   MoeModel edited_;
 };
 
-std::vector<std::string> BlockPaths(const contract::Manifest& manifest) {
-  std::vector<std::string> paths;
-  for (const contract::ManifestLayer& layer : manifest.layers) paths.push_back(layer.block);
-  return paths;
-}
-
+// Whether every layer has a module of its own below the root.
 bool HasBlocks(const contract::Manifest& manifest) {
-  const auto paths = BlockPaths(manifest);
-  return std::none_of(paths.begin(), paths.end(), [](const std::string& path) { return path.empty(); });
+  return std::none_of(manifest.layers.begin(), manifest.layers.end(), [](const contract::ManifestLayer& layer) { return layer.block.empty(); });
 }
 
 Result<SubjectOutcome> RunWhole(const NumbersContext& context, const InstrumentedSource& source) {
@@ -135,13 +130,17 @@ Result<SubjectOutcome> RunBlocks(const NumbersContext& context, const Instrument
   return all;
 }
 
+// The blocks again after the whole model was run: rows and bytes were measured then.
+Result<SubjectOutcome> RunBlocksToo(const NumbersContext& context, const InstrumentedSource& source) {
+  VerifyReport ignored;
+  return RunBlocks(NumbersContext{context.directory, context.manifest, context.options, context.folder, &ignored}, source);
+}
+
 // Names the layer behind a difference of the whole model, by running the blocks alone.
 Status Locate(const NumbersContext& context, const InstrumentedSource& source, const SubjectOutcome& whole) {
   std::string where;
   if (HasBlocks(context.manifest)) {
-    VerifyReport scratch;
-    const NumbersContext quiet{context.directory, context.manifest, context.options, context.folder, &scratch};
-    const auto blocks = RunBlocks(quiet, source);
+    const auto blocks = RunBlocksToo(context, source);
     if (!blocks.ok()) {
       where = fmt::format("; {}", blocks.status().message());
     } else if (blocks->failure.empty()) {
@@ -155,7 +154,7 @@ Status Locate(const NumbersContext& context, const InstrumentedSource& source, c
   return Status(Code::kVerify, whole.failure + where);
 }
 
-Status CheckFlips(const std::vector<VerifyCase>& cases) {
+Status CheckFlips(const std::vector<VerifyCase>& cases, std::string_view advice) {
   int64_t tokens = 0;
   int64_t flips = 0;
   for (const VerifyCase& one : cases) {
@@ -163,32 +162,44 @@ Status CheckFlips(const std::vector<VerifyCase>& cases) {
     flips += one.flips;
   }
   if (flips <= kMaxFlips * tokens) return Status();
-  return Status(Code::kVerify, fmt::format("{} of {} tokens took other experts than in the source, and {:.0f} % are allowed", flips, tokens,
-                                           100 * kMaxFlips));
+  return Status(Code::kVerify, fmt::format("{} of {} tokens took other experts than in the source, at near ties, and {:.0f} % are allowed{}",
+                                           flips, tokens, 100 * kMaxFlips, advice));
+}
+
+Status CheckBlocks(const SubjectOutcome& blocks, VerifyReport* report) {
+  report->cases.insert(report->cases.end(), blocks.cases.begin(), blocks.cases.end());
+  if (blocks.failure.empty()) return CheckFlips(blocks.cases, "");
+  return Status(Code::kVerify, fmt::format("the first layer that differs is {}: {}", blocks.first_layer, blocks.failure));
+}
+
+// What a flip excuses in the whole model is looked at again without attention: each block is given the same hidden states.
+Status CheckExempt(const NumbersContext& context, const InstrumentedSource& source, int64_t exempt) {
+  if (exempt == 0) return Status();
+  const std::string what = fmt::format("{} that share a sequence with a flip differ by more than the tolerance", Plural(exempt, "token"));
+  if (!HasBlocks(context.manifest)) {
+    context.report->notes.push_back(what + "; the MoE layers cannot be run alone, so nothing more can be said of them");
+    return Status();
+  }
+  const auto blocks = RunBlocksToo(context, source);
+  if (blocks.status().code() == Code::kUsage) {
+    context.report->notes.push_back(fmt::format("{}; the MoE blocks were not run alone: {}", what, blocks.status().message()));
+    return Status();
+  }
+  AUTOEP_RETURN_IF_ERROR(blocks.status());
+  context.report->notes.push_back(what + "; the MoE blocks were compared alone too");
+  return CheckBlocks(*blocks, context.report);
 }
 
 Status RunAll(const NumbersContext& context, const InstrumentedSource& source) {
-  VerifyReport* report = context.report;
-  std::vector<VerifyCase> cases;
-  bool blocks = report->blocks;
-  if (!blocks) {
-    AUTOEP_ASSIGN_OR_RETURN(const SubjectOutcome whole, RunWhole(context, source));
-    report->cases = whole.cases;
-    if (!whole.failure.empty()) return Locate(context, source, whole);
-    AUTOEP_RETURN_IF_ERROR(CheckFlips(whole.cases));
-    blocks = whole.exempt_over > 0 && HasBlocks(context.manifest);
-    if (whole.exempt_over > 0) {
-      report->notes.push_back(fmt::format("{} tokens that share a sequence with a flip differ by more than the tolerance; {}",
-                                          whole.exempt_over, blocks ? "the MoE blocks were compared alone too" : "nothing more can be said of them"));
-    }
+  if (context.report->blocks) {
+    AUTOEP_ASSIGN_OR_RETURN(const SubjectOutcome blocks, RunBlocks(context, source));
+    return CheckBlocks(blocks, context.report);
   }
-  if (!blocks) return Status();
-  AUTOEP_ASSIGN_OR_RETURN(const SubjectOutcome alone, RunBlocks(context, source));
-  report->cases.insert(report->cases.end(), alone.cases.begin(), alone.cases.end());
-  if (!alone.failure.empty()) {
-    return Status(Code::kVerify, fmt::format("the first layer that differs is {}: {}", alone.first_layer, alone.failure));
-  }
-  return CheckFlips(alone.cases);
+  AUTOEP_ASSIGN_OR_RETURN(const SubjectOutcome whole, RunWhole(context, source));
+  context.report->cases = whole.cases;
+  if (!whole.failure.empty()) return Locate(context, source, whole);
+  AUTOEP_RETURN_IF_ERROR(CheckFlips(whole.cases, "; --blocks compares each MoE block on the same hidden states"));
+  return CheckExempt(context, source, whole.exempt_over);
 }
 
 }  // namespace

@@ -131,16 +131,17 @@ class CandidateProof {
     if (!PickTokens()) return Refused("the experts' sum must have the shape of the tokens", nullptr, /*far=*/true);
     const auto ids = shapes_.find(router_.ids);
     if (ids == shapes_.end()) return Refused("the choice of experts must be made for every token", router_.topk);
-    ClaimResult best = Refused("the choices' weights must be one value of the shape of the choice");
+    std::optional<ClaimResult> first;
     for (Value* weights : candidates) {
       const auto shape = shapes_.find(weights);
       if (shape == shapes_.end() || !SameChoices(shape->second, ids->second)) continue;
       auto result = ProveWithWeights(weights, shape->second);
       if (result.match) return result;
-      best = std::move(result);
+      if (!first) first = std::move(result);
       if (hard_) break;
     }
-    return best;
+    if (!first) return Refused("the choices' weights must be one value of the shape of the choice");
+    return *std::move(first);
   }
 
   bool PickTokens() {
@@ -190,8 +191,11 @@ class CandidateProof {
     claim.top_k = shape.sizes.back();
     for (const int step : region.steps) {
       const auto inside = units_.by_step.find(step);
-      if (inside != units_.by_step.end()) claim.units.insert(claim.units.end(), inside->second.begin(), inside->second.end());
+      if (inside == units_.by_step.end()) continue;
+      for (const int unit : inside->second) claim.units.push_back(units_.expert[unit]);
     }
+    std::sort(claim.units.begin(), claim.units.end());
+    claim.units.erase(std::unique(claim.units.begin(), claim.units.end()), claim.units.end());
     auto facts = DescribeRouter(router_, weights);
     claim.negative_weights = facts["scores"] == "none" && facts["renorm"] != "softmax";
     return Check(claim, std::move(facts));
@@ -199,21 +203,18 @@ class CandidateProof {
 
   ClaimResult Check(const Claim& claim, std::map<std::string, std::string> facts) {
     if (claim.units.empty()) return Refused("the experts' sum must hold experts");
-    const ExpertForm& form = units_.units[claim.units[0]].form();
     std::vector<const ExpertFfn*> experts;
     try {
       std::vector<int> unit_of_expert;
-      if (!form.stacked) {
+      if (!units_.units[claim.units[0]].stacked()) {
         if (static_cast<int64_t>(claim.units.size()) != router_.num_experts) {
           return Refused(fmt::format("the graph must hold one feed-forward for each of the router's {} experts, and holds {}",
                                      router_.num_experts, claim.units.size()));
         }
         unit_of_expert = FindUnitOfExpert(claim, flow_);
         std::vector<int> sorted = unit_of_expert;
-        std::vector<int> units = claim.units;
         std::sort(sorted.begin(), sorted.end());
-        std::sort(units.begin(), units.end());
-        if (sorted != units) return Refused("each expert of the router must be answered by a feed-forward of its own");
+        if (sorted != claim.units) return Refused("each expert of the router must be answered by a feed-forward of its own");
         for (const int unit : unit_of_expert) experts.push_back(&units_.units[unit]);
       } else if (claim.units.size() == 1) {
         experts.push_back(&units_.units[claim.units[0]]);
@@ -254,7 +255,7 @@ class CandidateProof {
         return Refused("what enters the experts must not be changed in place before their sum", writer);
       }
     }
-    if (const Node* kept = FindConsumed(claim, experts, match.consumed)) {
+    if (const Node* kept = FindConsumed(claim, match.consumed)) {
       return Refused("what the experts compute must be used by their sum alone", kept);
     }
     result.match = std::move(match);
@@ -268,7 +269,7 @@ class CandidateProof {
     for (const auto& [node, index] : units_.by_output) {
       const ExpertFfn& unit = units_.units[index];
       const std::string module = CommonModule(unit.up.projection.weight.name, unit.down.weight.name);
-      if (!experts.contains(index) && !module.empty() && RootOfRows(unit.rows) == chain_.back()) found.push_back(module);
+      if (!experts.contains(units_.expert[index]) && !module.empty() && RootOfRows(unit.rows) == chain_.back()) found.push_back(module);
     }
     std::sort(found.begin(), found.end());
     return found;
@@ -301,7 +302,7 @@ class CandidateProof {
 
   bool IsReadElsewhere(const Value* value, int after, const std::set<int>& consumed) const {
     for (const auto& use : value->uses()) {
-      const int step = use.user->kind() == prim::Return ? flow_.size() : flow_.StepOf(use.user);
+      const int step = flow_.StepOf(use.user);
       if (step <= after || consumed.contains(step)) continue;
       if (value == candidate_.value && step > candidate_.step) continue;
       return true;
@@ -319,11 +320,15 @@ class CandidateProof {
   }
 
   // Lists the nodes that nothing reads once the sum is replaced. Returns one of an expert that is read, or null.
-  const Node* FindConsumed(const Claim& claim, const std::vector<const ExpertFfn*>& experts, std::vector<Node*>& nodes) const {
+  const Node* FindConsumed(const Claim& claim, std::vector<Node*>& nodes) const {
     std::set<int> steps = claim.steps;
     std::set<int> owned;
-    for (const ExpertFfn* expert : experts) {
-      for (const Node* node : expert->nodes) owned.insert(flow_.StepOf(node));
+    for (const int step : claim.steps) {
+      const auto inside = units_.by_step.find(step);
+      if (inside == units_.by_step.end()) continue;
+      for (const int unit : inside->second) {
+        for (const Node* node : units_.units[unit].nodes) owned.insert(flow_.StepOf(node));
+      }
     }
     steps.insert(owned.begin(), owned.end());
     std::set<int> consumed;

@@ -109,8 +109,15 @@ std::optional<Half> MatchHalf(Value* value, const ExpertForm& form, const Weight
   return std::nullopt;
 }
 
+bool SameIndex(const Value* a, const Value* b) {
+  if (!a || !b) return a == b;
+  return a == b || (ConstInt(a) && ConstInt(a) == ConstInt(b));
+}
+
 bool SameUnit(const Projection& a, const Projection& b) {
-  return a.form == b.form && a.choice == b.choice && a.weight.tensor.dim() == b.weight.tensor.dim();
+  if (a.bias && !SameIndex(a.bias->selected, a.weight.selected)) return false;
+  return a.form == b.form && a.choice == b.choice && a.weight.tensor.dim() == b.weight.tensor.dim() &&
+         SameIndex(a.weight.selected, b.weight.selected);
 }
 
 std::optional<ExpertFfn> TryActivation(const Projection& down, const ActivationMatch& act, const std::vector<Node*>& passed,
@@ -125,7 +132,7 @@ std::optional<ExpertFfn> TryActivation(const Projection& down, const ActivationM
   Append(ffn.nodes, act.nodes);
   const at::ScalarType dtype = down.weight.tensor.scalar_type();
   auto up = MatchHalf(act.up, *down.form, weights, down.in(), dtype, ffn.nodes);
-  if (!up || !SameUnit(up->projection, down)) return std::nullopt;
+  if (!up || !SameUnit(up->projection, down) || !SameUnit(down, up->projection)) return std::nullopt;
   ffn.up = *std::move(up);
   ffn.rows = ffn.up.projection.rows;
   if (act.gate) {
@@ -148,6 +155,8 @@ std::optional<ExpertFfn> TryActivation(const Projection& down, const ActivationM
 }
 
 }  // namespace
+
+bool ExpertFfn::answers_all() const { return form().stacked || (down.weight.selected && !ConstInt(down.weight.selected)); }
 
 std::optional<ExpertFfn> MatchFfn(Value* output, const WeightFinder& weights) {
   for (const ExpertForm* form : ExpertForms()) {

@@ -37,6 +37,10 @@ struct ExpertFfn {
   std::vector<torch::jit::Node*> nodes;  // all between rows and output, output's node first, and those of the weights
 
   const ExpertForm& form() const { return *down.form; }
+  // All experts in one stacked tensor, from which rows, or an index, choose.
+  bool stacked() const { return form().stacked || down.weight.selected; }
+  // Whether this one unit may stand for all experts: not where its index is a constant.
+  bool answers_all() const;
   int64_t hidden() const { return down.out(); }
   int64_t intermediate() const { return down.in(); }
   at::ScalarType dtype() const { return down.weight.tensor.scalar_type(); }

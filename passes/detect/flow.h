@@ -19,7 +19,7 @@ class GraphFlow {
 
   int size() const { return static_cast<int>(steps_.size()); }
   torch::jit::Node* NodeAt(int step) const { return steps_[step].node; }
-  // The step that makes a value, or in which a node runs; -1 for graph inputs.
+  // The step that makes a value, or in which a node runs; -1 for graph inputs, size() for the graph's return.
   int StepOf(const torch::jit::Value* value) const;
   int StepOf(const torch::jit::Node* node) const;
 

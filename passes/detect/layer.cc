@@ -26,7 +26,7 @@ namespace {
 class LayerFiller {
  public:
   LayerFiller(const MatchContext& context, const Router& router, const std::vector<const ExpertFfn*>& experts, MoeLayer& layer)
-      : context_(context), experts_(experts), layer_(layer), stacked_(experts.size() == 1 && experts[0]->form().stacked) {
+      : context_(context), experts_(experts), layer_(layer), stacked_(experts[0]->stacked()) {
     const ExpertFfn& first = *experts[0];
     layer.form = first.form().name;
     layer.num_experts = router.num_experts;
@@ -95,28 +95,21 @@ class LayerFiller {
     tensor.sources.push_back(weight.tensor);
   }
 
-  // Experts that are rows of one stacked tensor, in its own order, become one part.
+  // A stacked tensor is one part.
   void AddAll(ExpertTensor& tensor, const std::vector<const Weight*>& weights, RowRange range, int64_t row_begin,
               bool transposed) {
     const Weight& first = *weights[0];
-    if (!stacked_ && !first.selected) {
+    if (!stacked_) {
       for (size_t e = 0; e < weights.size(); ++e) {
-        if (weights[e]->selected) failure_ = Fail("experts are partly stacked and partly apart", *experts_[e]);
         AddPart(tensor, *weights[e], range, row_begin, static_cast<int64_t>(e), 1, transposed);
       }
-      return;
-    }
-    if (first.tensor.size(0) != layer_.num_experts) {
+    } else if (first.tensor.size(0) == layer_.num_experts) {
+      AddPart(tensor, first, range, row_begin, 0, layer_.num_experts, transposed);
+    } else {
       failure_ = Fail(fmt::format("the stacked weight {} must have as many experts as the router has logits, {}, and has {}",
                                   first.name, layer_.num_experts, first.tensor.size(0)),
                       *experts_[0]);
     }
-    for (size_t e = 0; !stacked_ && e < weights.size(); ++e) {
-      if (!weights[e]->selected || weights[e]->name != first.name || ConstInt(weights[e]->selected) != static_cast<int64_t>(e)) {
-        failure_ = Fail(fmt::format("expert {} must be entry {} of the stacked weight {}", e, e, first.name), *experts_[e]);
-      }
-    }
-    AddPart(tensor, first, range, row_begin, 0, layer_.num_experts, transposed);
   }
 
   void Halves(const std::string& role, const std::vector<GetHalf>& halves, bool bias) {

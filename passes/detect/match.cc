@@ -20,7 +20,7 @@ namespace prim = c10::prim;
 
 namespace {
 
-constexpr int kMostCandidates = 24;  // sums whose shape fits no tokens: a block has a few on its way
+constexpr int kMostCandidates = 64;  // a block has a few values on its way that are no sum yet
 
 // Loops over the experts that a trace met: %hit = aten::unbind(aten::nonzero(..)); prim::ListUnpack(%hit).
 Node* FindBakedHits(const Router& router, const GraphFlow& flow) {
@@ -48,8 +48,9 @@ Refusal DescribeMiss(const MatchContext& context, const Router& router, const Sc
     return Refuse(context.path, "baked: the trace holds the experts that its example hit, so the file itself is wrong for other "
                   "inputs", hits);
   }
-  const bool apart = !context.units->units.empty() && !context.units->units[0].form().stacked;
-  if (apart && scan.met_experts && scan.units < router.num_experts) {
+  const std::set<int> distinct(context.units->expert.begin(), context.units->expert.end());
+  const bool apart = !distinct.empty() && !context.units->units[0].stacked();
+  if (apart && scan.met_experts && static_cast<int64_t>(distinct.size()) < router.num_experts) {
     return Refuse(context.path,
                   fmt::format("baked: the graph holds {} of the router's {} experts, so the file itself is wrong for inputs that "
                               "choose the others", scan.units, router.num_experts), router.topk);
@@ -58,7 +59,8 @@ Refusal DescribeMiss(const MatchContext& context, const Router& router, const Sc
     return Refuse(context.path, "every node between the router and the experts' sum must be one that moves rows, compares, or "
                   "combines linearly", scan.stop);
   }
-  return Refuse(context.path, "what this top-k chooses must reach experts of a known form", router.topk);
+  return Refuse(context.path, "what this top-k chooses must reach experts of a known form",
+                scan.unknown ? scan.unknown : router.topk);
 }
 
 void MatchRouter(const MatchContext& context, const Router& router, MatchOutcome& outcome) {
@@ -76,10 +78,10 @@ void MatchRouter(const MatchContext& context, const Router& router, MatchOutcome
   });
   if (match) {
     outcome.matches.push_back(*std::move(match));
-  } else if (refusal) {
+  } else if (const bool baked = FindBakedHits(router, *context.flow); refusal && !baked) {
     outcome.refusals.push_back(*std::move(refusal));
   } else {
-    const bool here = scan.met_experts || FindBakedHits(router, *context.flow);
+    const bool here = scan.met_experts || baked;
     (here ? outcome.refusals : outcome.unmet).push_back(DescribeMiss(context, router, scan));
   }
 }

@@ -51,7 +51,7 @@ Interpreter::Stands MakeStands(const Stage& stage, const std::shared_ptr<Answers
   for (const Node* node : stage.units->inner) stands[node] = nullptr;
   for (const auto& [node, index] : stage.units->by_output) {
     const ExpertFfn* unit = &stage.units->units[index];
-    stands[node] = [unit, index, answers](Interpreter& run, Node* at) {
+    stands[node] = [unit, expert = stage.units->expert[index], answers](Interpreter& run, Node* at) {
       const at::Tensor rows = run.Get(unit->rows).toTensor();
       TORCH_CHECK(rows.dim() >= 1 && rows.size(-1) == unit->up.projection.in(), "rows do not fit the expert");
       TORCH_CHECK(rows.scalar_type() == unit->dtype(), "rows are of another dtype than the expert");
@@ -59,7 +59,8 @@ Interpreter::Stands MakeStands(const Stage& stage, const std::shared_ptr<Answers
       if (unit->form().stacked) {
         experts = unit->form().experts_of_rows(rows, run.Get(unit->down.choice).toTensor());
       } else {
-        experts = at::full(rows.sizes().slice(0, rows.dim() - 1), index, at::kLong);
+        const Value* selected = unit->down.weight.selected;
+        experts = at::full(rows.sizes().slice(0, rows.dim() - 1), selected ? run.Get(selected).toInt() : expert, at::kLong);
       }
       run.Set(at->output(), Affine(rows, experts, *answers));
     };

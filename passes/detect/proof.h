@@ -61,7 +61,7 @@ struct Claim {
   at::ScalarType weights_dtype = at::kFloat;
   int64_t top_k = 0;
   bool negative_weights = false;   // try them too
-  std::vector<int> units;          // of the region; for a stacked form one
+  std::vector<int> units;          // of the region; those with the same weights once
 };
 
 // For units that are one expert each: the unit of each expert, found by giving each its own answer. -1: no unit answers.

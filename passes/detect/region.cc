@@ -2,7 +2,11 @@
 // Closures over steps, and the list of ops that may stand in a region.
 #include "passes/detect/region.h"
 
+#include <ATen/core/function_schema.h>
+
 #include <algorithm>
+#include <map>
+#include <string>
 #include <string_view>
 
 #include "passes/detect/ir.h"
@@ -66,12 +70,45 @@ bool IsExplainedSource(const Node* node) {
   return !tensor.defined() || tensor.numel() <= 1 || !tensor.is_floating_point();
 }
 
+bool Writes(const torch::jit::Use& use) {
+  const c10::FunctionSchema* schema = use.user->maybeSchema();
+  if (!schema || use.offset >= schema->arguments().size()) return false;
+  const c10::AliasInfo* alias = schema->arguments()[use.offset].alias_info();
+  return alias && alias->isWrite();
+}
+
+// True if a node that is not the unit's own writes in place to what the unit computes, or to its rows while it reads them.
+bool IsDisturbed(const ExpertFfn& unit, const GraphFlow& flow) {
+  const auto own = [&](const Node* node) { return std::find(unit.nodes.begin(), unit.nodes.end(), node) != unit.nodes.end(); };
+  const auto written = [&](const Value* value, bool while_running) {
+    const GraphFlow::Root root = flow.RootOf(value);
+    if (flow.Writers(root).empty()) return false;
+    for (const Value* alias : flow.Values(root)) {
+      for (const auto& use : alias->uses()) {
+        if (!Writes(use) || own(use.user)) continue;
+        if (!while_running) return true;
+        const bool between = use.user->isBefore(unit.output->node()) &&
+                             std::any_of(unit.nodes.begin(), unit.nodes.end(),
+                                         [&](const Node* node) { return node->isBefore(use.user); });
+        if (between) return true;
+      }
+    }
+    return false;
+  };
+  for (const Node* node : unit.nodes) {
+    for (const Value* output : node->outputs()) {
+      if (output != unit.output && written(output, false)) return true;
+    }
+  }
+  return written(unit.rows, true);
+}
+
 void CollectUnits(Block* block, const GraphFlow& flow, const WeightFinder& weights, ExpertUnits& found) {
   for (Node* node : block->nodes()) {
     for (Block* inner : node->blocks()) CollectUnits(inner, flow, weights, found);
     if (node->outputs().size() != 1 || !IsTensor(node->output())) continue;
     auto unit = MatchFfn(node->output(), weights);
-    if (!unit) continue;
+    if (!unit || IsDisturbed(*unit, flow)) continue;
     // With a bias added behind the product, the longer reading, which comes later, is the unit.
     const int index = static_cast<int>(found.units.size());
     for (const Node* inner : unit->nodes) {
@@ -88,11 +125,19 @@ void CollectUnits(Block* block, const GraphFlow& flow, const WeightFinder& weigh
 ExpertUnits FindUnits(Graph& graph, const GraphFlow& flow, const WeightFinder& weights) {
   ExpertUnits found;
   CollectUnits(graph.block(), flow, weights, found);
+  std::map<std::string, int> by_weights;
+  for (size_t i = 0; i < found.units.size(); ++i) {
+    const ExpertFfn& unit = found.units[i];
+    const std::string names = (unit.gate ? unit.gate->projection.weight.name : "") + "\n" + unit.up.projection.weight.name + "\n" +
+                              unit.down.weight.name;
+    found.expert.push_back(by_weights.emplace(names, static_cast<int>(i)).first->second);
+  }
   for (const auto& [node, index] : found.by_output) {
     const ExpertFfn& unit = found.units[index];
     found.inner.insert(unit.nodes.begin(), unit.nodes.end());
     found.by_step[flow.StepOf(node)].push_back(index);
   }
+  for (auto& [step, indices] : found.by_step) std::sort(indices.begin(), indices.end());
   return found;
 }
 

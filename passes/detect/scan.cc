@@ -86,6 +86,7 @@ class Scanner {
     for (const Value* read : flow_.Reads(step)) Read(flow_.RootOf(read), chosen, group);
     if (!IsExplained(node, units_)) {
       // Before the sum the choice may go elsewhere, as into a loss; but not together with experts' outputs.
+      if (chosen && !result_.unknown && HasWeight(node)) result_.unknown = node;
       if (!chosen || group < 0) return true;
       result_.stop = node;
       return false;
@@ -104,6 +105,11 @@ class Scanner {
     return true;
   }
 
+  static bool HasWeight(const Node* node) {
+    static const auto kGroupedMm = c10::Symbol::fromQualString("aten::_grouped_mm");
+    return node->kind() == c10::aten::linear || node->kind() == c10::aten::addmm || node->kind() == kGroupedMm;
+  }
+
   void Expire(int step) {
     for (auto at = live_.begin(); at != live_.end();) at = flow_.LastUse(*at) <= step ? live_.erase(at) : std::next(at);
   }
@@ -112,13 +118,13 @@ class Scanner {
     if (live_.size() != 1) return std::nullopt;
     const GraphFlow::Root root = *live_.begin();
     const int group = Group(fed_.at(root));
-    const bool stacked = units_.units[members_[group].front()].form().stacked;
-    if (!stacked && static_cast<int64_t>(members_[group].size()) < router_.num_experts) return std::nullopt;
+    const bool all = units_.units[members_[group].front()].answers_all();
+    if (!all && static_cast<int64_t>(members_[group].size()) < router_.num_experts) return std::nullopt;
     Value* read_later = nullptr;
     for (Value* value : flow_.Values(root)) {
       if (flow_.StepOf(value) > step) continue;
       const bool later = std::any_of(value->uses().begin(), value->uses().end(),
-                                     [&](const auto& use) { return UseStep(use.user) > step; });
+                                     [&](const auto& use) { return flow_.StepOf(use.user) > step; });
       if (!later) continue;
       if (read_later) return std::nullopt;
       read_later = value;
@@ -130,8 +136,6 @@ class Scanner {
     last_ = content;
     return SumCandidate{read_later, step, members_[group]};
   }
-
-  int UseStep(const Node* user) const { return user->kind() == c10::prim::Return ? flow_.size() : flow_.StepOf(user); }
 
   const Router& router_;
   const GraphFlow& flow_;

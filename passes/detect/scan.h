@@ -23,6 +23,7 @@ struct SumCandidate {
 struct ScanResult {
   bool met_experts = false;           // some value depended on both
   torch::jit::Node* stop = nullptr;   // the node that ended the scan: not explained, with such a value as input
+  torch::jit::Node* unknown = nullptr;  // the first product that reads what was chosen and is no expert's
   int units = 0;                      // most units that came together
 };
 

@@ -50,11 +50,23 @@ void ForEachNode(torch::jit::Block* block, const std::function<void(Node*)>& vis
   }
 }
 
+namespace {
+
+// The function that a node calls, or null: no call, a call through an interface, or a method that is not there.
+GraphFunction* CalleeOf(Node* node) {
+  if (node->kind() == c10::prim::CallFunction) return torch::jit::tryToGraphFunction(node);
+  if (node->kind() != c10::prim::CallMethod) return nullptr;
+  const auto type = node->input(0)->type()->cast<c10::ClassType>();
+  torch::jit::Function* method = type ? type->findMethod(node->s(c10::attr::name)) : nullptr;
+  return method && method->isGraphFunction() ? &torch::jit::toGraphFunction(*method) : nullptr;
+}
+
+}  // namespace
+
 std::set<GraphFunction*> Callees(GraphFunction& function) {
   std::set<GraphFunction*> callees;
   ForEachNode(function.graph()->block(), [&](Node* node) {
-    if (node->kind() != c10::prim::CallMethod && node->kind() != c10::prim::CallFunction) return;
-    if (GraphFunction* callee = torch::jit::tryToGraphFunction(node)) callees.insert(callee);
+    if (GraphFunction* callee = CalleeOf(node)) callees.insert(callee);
   });
   return callees;
 }

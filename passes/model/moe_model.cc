@@ -94,7 +94,8 @@ MoeModel ReadModel(const std::shared_ptr<Archive>& archive, bool mapped) {
     return torch::jit::readArchiveAndTensors(name, "", folder, resolve, torch::jit::ObjLoaderFunc, c10::kCPU, reader,
                                              torch::jit::Unpickler::defaultTypeParser, mapped ? MapStorages(archive, folder) : nullptr);
   };
-  for (const at::IValue& constant : read("constants", "constants/").toTupleRef().elements()) model.constants.push_back(constant);
+  const at::IValue constants = read("constants", "constants/");
+  for (const at::IValue& constant : constants.toTupleRef().elements()) model.constants.push_back(constant);
   model.module = torch::jit::Module(read("data", "data/").toObject());
   return model;
 }

@@ -175,7 +175,7 @@ class PruneExperts : public Pass {
     Change change;
     for (const PlannedLayer* planned : layers) {
       const std::vector<std::string> dropped = pruner.Drop(Candidates(*planned));
-      if (!dropped.empty()) change.edits.push_back(fmt::format("{}: dropped {}", planned->layer.path, fmt::join(dropped, ", ")));
+      if (!dropped.empty()) change.edits.push_back(fmt::format("{}: dropped {}", planned->layer.path.empty() ? "the root" : planned->layer.path, fmt::join(dropped, ", ")));
     }
     AUTOEP_RETURN_IF_ERROR(CheckNothingLeft(model, layers));
     return change;

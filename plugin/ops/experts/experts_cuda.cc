@@ -162,14 +162,20 @@ GateUp Halves(const ExpertsCall& call, const at::Tensor& hidden) {
   return {at::clamp(halves.gate, std::nullopt, call.limit), at::clamp(halves.up, -call.limit, call.limit).add(1)};
 }
 
-at::Tensor Activated(const ExpertsCall& call, const at::Tensor& hidden) {
-  if (!call.activation.gated) return Activate(call, hidden);
+// A step of its own in 16 bits would round between any two of its ops.
+at::Tensor Widened(const at::Tensor& tensor) { return tensor.element_size() < 4 ? tensor.to(at::kFloat) : tensor; }
+
+at::Tensor Activated(const ExpertsCall& call, const at::Tensor& narrow) {
+  const at::Tensor hidden = Widened(narrow);
+  if (!call.activation.gated) return Activate(call, hidden).to(narrow.scalar_type());
   const GateUp halves = Halves(call, hidden);
-  return Activate(call, halves.gate).mul(halves.up);
+  return Activate(call, halves.gate).mul(halves.up).to(narrow.scalar_type());
 }
 
-at::Tensor ActivatedBackward(const ExpertsCall& call, const at::Tensor& hidden, const at::Tensor& grad) {
-  if (!call.activation.gated) return ActivateBackward(call, grad, hidden);
+at::Tensor ActivatedBackward(const ExpertsCall& call, const at::Tensor& narrow, const at::Tensor& narrow_grad) {
+  const at::Tensor hidden = Widened(narrow);
+  const at::Tensor grad = Widened(narrow_grad);
+  if (!call.activation.gated) return ActivateBackward(call, grad, hidden).to(narrow.scalar_type());
   const GateUp halves = Halves(call, hidden);
   at::Tensor gate = ActivateBackward(call, grad.mul(halves.up), halves.gate);
   at::Tensor up = grad.mul(Activate(call, halves.gate));
@@ -178,7 +184,7 @@ at::Tensor ActivatedBackward(const ExpertsCall& call, const at::Tensor& hidden, 
     gate = gate.mul(hidden.narrow(1, 0, inner).le(call.limit));
     up = up.mul(hidden.narrow(1, inner, inner).abs().le(call.limit));
   }
-  return at::cat({gate, up}, 1);
+  return at::cat({gate, up}, 1).to(narrow.scalar_type());
 }
 
 }  // namespace

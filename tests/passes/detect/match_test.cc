@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Each form as it should be: what is found in it, and which nodes go.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/passes/detect/blocks.h"
+
+namespace autoep::testing {
+namespace {
+
+const BlockMatch* Only(const Matched& matched) {
+  for (const Refusal& refusal : matched.outcome.refusals) ADD_FAILURE() << refusal.predicate << " at " << refusal.node;
+  EXPECT_EQ(matched.outcome.matches.size(), 1u);
+  return matched.outcome.matches.size() == 1 ? &matched.outcome.matches[0] : nullptr;
+}
+
+void ExpectLayer(const MoeLayer& layer, const std::string& form) {
+  EXPECT_EQ(layer.form, form);
+  EXPECT_EQ(layer.num_experts, kExperts);
+  EXPECT_EQ(layer.top_k, kTopK);
+  EXPECT_EQ(layer.hidden, kHidden);
+  EXPECT_EQ(layer.intermediate, kWidth);
+  EXPECT_EQ(layer.activation, "silu_gated");
+  EXPECT_EQ(layer.router.at("scores"), "softmax");
+  EXPECT_EQ(layer.router.at("renorm"), "true");
+  ASSERT_EQ(layer.tensors.size(), 2u);
+  EXPECT_EQ(layer.tensors[0].role, "gate_up");
+  EXPECT_EQ(layer.tensors[0].shape, (std::vector<int64_t>{kExperts, 2 * kWidth, kHidden}));
+  EXPECT_EQ(layer.tensors[1].role, "down");
+  EXPECT_EQ(layer.tensors[1].shape, (std::vector<int64_t>{kExperts, kHidden, kWidth}));
+  EXPECT_EQ(layer.ExpertBytes(), kExperts * 3 * kWidth * kHidden * 4);
+}
+
+bool Consumes(const BlockMatch& match, const char* kind) {
+  const auto symbol = c10::Symbol::fromQualString(kind);
+  return std::any_of(match.consumed.begin(), match.consumed.end(), [&](const auto* node) { return node->kind() == symbol; });
+}
+
+struct FormCase {
+  const char* name;
+  std::string source;
+  const char* form;
+  const char* product;  // an op that must be gone
+};
+
+void PrintTo(const FormCase& form, std::ostream* out) { *out << form.name; }
+
+class Forms : public ::testing::TestWithParam<FormCase> {};
+
+TEST_P(Forms, AreFound) {
+  const Matched matched = Match(MakeBlock(GetParam().source));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  ExpectLayer(match->layer, GetParam().form);
+  EXPECT_FALSE(match->flatten);
+  EXPECT_EQ(match->out_dtype, at::kFloat);
+  EXPECT_EQ(match->ids->node()->kind(), c10::aten::topk);
+  EXPECT_EQ(match->weights->node()->kind(), c10::aten::div);
+  EXPECT_EQ(match->tokens->node()->kind(), c10::aten::reshape);
+  EXPECT_EQ(match->insert_after->owningBlock(), matched.graph->block());
+  EXPECT_TRUE(Consumes(*match, GetParam().product));
+  EXPECT_FALSE(Consumes(*match, "aten::softmax"));
+  EXPECT_FALSE(Consumes(*match, "aten::div"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, Forms,
+    ::testing::Values(FormCase{"grouped_mm", GroupedMmSource(), "grouped_mm", "aten::_grouped_mm"},
+                      FormCase{"batched_mm", BatchedMmSource(), "batched_mm", "aten::bmm"},
+                      FormCase{"sparse", LoopSource(SparseExpert()), "expert_loop", "aten::linear"},
+                      FormCase{"conditional", LoopSource(ConditionalExpert()), "expert_loop", "prim::If"},
+                      FormCase{"dense", LoopSource(DenseExpert()), "expert_loop", "aten::linear"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(Match, StackedWeightsAreOnePart) {
+  const Matched matched = Match(MakeBlock(GroupedMmSource()));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  const contract::SourcePart expected{"block.gate_up", 0, kExperts, 0, 2 * kWidth, 0, 1, false};
+  ASSERT_EQ(match->layer.tensors[0].parts.size(), 1u);
+  EXPECT_EQ(match->layer.tensors[0].parts[0], expected);
+}
+
+TEST(Match, EachExpertsGateAndUpAreFoundByUse) {
+  // w3 is the activated one here: names say nothing.
+  std::string expert = Replace(SparseExpert(), "torch.silu(torch.linear(rows, self.w1_#))", "torch.linear(rows, self.w1_#)");
+  expert = Replace(expert, "* torch.linear(rows, self.w3_#)", "* torch.silu(torch.linear(rows, self.w3_#))");
+  const Matched matched = Match(MakeBlock(LoopSource(expert)));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  const auto& parts = match->layer.tensors[0].parts;
+  ASSERT_EQ(parts.size(), 2u * kExperts);
+  EXPECT_EQ(parts[0], (contract::SourcePart{"block.w3_0", 0, 1, 0, kWidth, 0, 1, false}));
+  EXPECT_EQ(parts[kExperts], (contract::SourcePart{"block.w1_0", 0, 1, kWidth, kWidth, 0, 1, false}));
+}
+
+TEST(Match, ExpertsAreNumberedByWhoChoosesThem) {
+  // The loop's turn # answers the choice 5 - #.
+  std::string source = LoopSource(SparseExpert());
+  for (int64_t e = 0; e < kExperts; ++e) {
+    source = Replace(source, "ids == " + std::to_string(e) + ")", "ids == (" + std::to_string(kExperts - 1 - e) + "))");
+  }
+  const Matched matched = Match(MakeBlock(source));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_EQ(match->layer.tensors[1].parts[0].tensor, "block.w2_5");
+  EXPECT_EQ(match->layer.tensors[1].parts[5].tensor, "block.w2_0");
+}
+
+TEST(Match, TokensOfThreeDimensionsAreFlattened) {
+  const Matched matched = Match(MakeBlock(Replace(LoopSource(DenseExpert()), "hidden.reshape(-1, hidden.size(-1))", "hidden")));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_TRUE(match->flatten);
+}
+
+TEST(Match, WeightsAreTakenAfterTheirCast) {
+  const Matched matched = Match(MakeBlock(Replace(BatchedMmSource(), "w.sum(-1, True)", "w.sum(-1, True)\n    w = w.to(15)")));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_EQ(match->weights->node()->kind(), c10::aten::to);
+}
+
+TEST(Match, InPlaceNormalisationBelongsToTheRouter) {
+  const Matched matched = Match(MakeBlock(Replace(LoopSource(SparseExpert()), "w = w / w.sum(-1, True)", "w.div_(w.sum(-1, True))")));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_FALSE(Consumes(*match, "aten::div_"));
+}
+
+TEST(Match, StackedParameterIndexedByALoopIsOneTensor) {
+  std::string source = LoopSource("");
+  source = Replace(source, "    return", R"(
+    for e in range(6):
+        found = torch.where(ids == e)
+        both = torch.linear(x[found[0]], self.gate_up[e])
+        gate, up = torch.chunk(both, 2, -1)
+        y = torch.linear(torch.silu(gate) * up, self.down[e])
+        out.index_add_(0, found[0], y * w[found[0], found[1]].unsqueeze(-1))
+    return)");
+  const Matched matched = Match(MakeBlock(source));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  ExpectLayer(match->layer, "expert_loop");
+  EXPECT_EQ(match->layer.tensors[0].parts[0].expert_count, kExperts);
+  EXPECT_TRUE(Consumes(*match, "prim::Loop"));
+}
+
+TEST(Match, OtherResultsSurvive) {
+  std::string source = Replace(LoopSource(SparseExpert()), "-> Tensor:", "-> Tuple[Tensor, Tensor]:");
+  source = Replace(source, "return out.view_as(hidden)", "return out.view_as(hidden), logits");
+  EXPECT_NE(Only(Match(MakeBlock(source))), nullptr);
+}
+
+TEST(Match, AGraphWithoutTopKHasNothing) {
+  const Matched matched = Match(MakeBlock("def forward(self, x: Tensor) -> Tensor:\n    return torch.linear(x, self.gate)\n"));
+  EXPECT_TRUE(matched.outcome.matches.empty());
+  EXPECT_TRUE(matched.outcome.refusals.empty());
+  EXPECT_TRUE(matched.outcome.unmet.empty());
+}
+
+}  // namespace
+}  // namespace autoep::testing

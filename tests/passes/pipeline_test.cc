@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// The pipeline: what each pass makes of a model's graphs, leaving edits out, and the invariants.
+#include "passes/pipeline.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/jit/testing/file_check.h>
+
+#include <filesystem>
+
+#include "passes/detect/detect.h"
+#include "passes/invariants.h"
+#include "passes/model/modules.h"
+#include "tests/passes/sample_moe.h"
+
+namespace autoep {
+namespace {
+
+using testing::MakeBlock;
+using testing::MakeStack;
+using torch::jit::testing::FileCheck;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+struct Opened {
+  MoeModel model;
+  Plan plan;
+};
+
+Opened Open(const torch::jit::Module& module, int64_t ep_size = 2) {
+  auto model = OpenModel(testing::Save(module, testing::TempFolder("in")));
+  EXPECT_TRUE(model.ok()) << model.status().message();
+  auto plan = BuildPlan(*model, Detect(model->module), ep_size);
+  EXPECT_TRUE(plan.ok()) << plan.status().message();
+  return {std::move(*model), std::move(*plan)};
+}
+
+PipelineReport RunAll(Opened& opened, const PipelineOptions& options = {}) {
+  auto report = RunPipeline(opened.model, opened.plan, options);
+  EXPECT_TRUE(report.ok()) << report.status().message();
+  return report.ok() ? *report : PipelineReport{};
+}
+
+torch::jit::Graph& ForwardOf(const MoeModel& model, const std::string& path) {
+  return *torch::jit::toGraphFunction(FindModule(model.module, path)->get_method("forward").function()).graph();
+}
+
+TEST(RewriteMoeTest, ReplacesTheExpertsAndKeepsTheRouter) {
+  Opened opened = Open(MakeBlock({}));
+  FileCheck().check("aten::topk")->check_not("autoep::")->check("forward")->run(ForwardOf(opened.model, "").toString() + "forward");
+  RunAll(opened, {.passes = {"rewrite-moe"}});
+  FileCheck()
+      .check("aten::softmax")
+      ->check("aten::topk")
+      ->check("aten::div")
+      ->check_count("autoep::dispatch", 1)
+      ->check_count("autoep::experts", 1)
+      ->check_count("autoep::combine", 1)
+      ->check_not("aten::silu")
+      ->check("return")
+      ->run(ForwardOf(opened.model, "").toString());
+  EXPECT_THAT(ForwardOf(opened.model, "").toString(), Not(HasSubstr("CallMethod")));
+}
+
+TEST(RewriteMoeTest, GivesTheBlockItsAttributes) {
+  Opened opened = Open(MakeBlock({}));
+  RunAll(opened);
+  const torch::jit::Module& block = opened.model.module;
+  EXPECT_EQ(block.attr("autoep_gate_up").toTensor().sizes(), (std::vector<int64_t>{0, 12, 8}));
+  EXPECT_EQ(block.attr("autoep_down").toTensor().sizes(), (std::vector<int64_t>{0, 8, 6}));
+  EXPECT_EQ(block.attr("autoep_group").toStringRef(), "");
+  EXPECT_EQ(block.attr("autoep_layer").toStringRef(), "#" + opened.plan.digest.substr(0, 16));
+  const at::Tensor placement = block.attr("autoep_placement").toTensor();
+  EXPECT_EQ(placement.sizes(), (std::vector<int64_t>{4, 1, 2}));
+  EXPECT_EQ(placement[3][0][0].item<int64_t>(), 1);
+  EXPECT_EQ(placement[3][0][1].item<int64_t>(), 1);
+}
+
+TEST(RewriteMoeTest, EditsASharedTypeOnce) {
+  Opened opened = Open(MakeStack({}, {.seed = 2}, /*share_type=*/true));
+  RunAll(opened);
+  const auto first = *FindModule(opened.model.module, "first");
+  const auto second = *FindModule(opened.model.module, "second");
+  EXPECT_EQ(first.type(), second.type());
+  EXPECT_THAT(first.attr("autoep_layer").toStringRef(), HasSubstr("first#"));
+  EXPECT_THAT(second.attr("autoep_layer").toStringRef(), HasSubstr("second#"));
+}
+
+TEST(RewriteMoeTest, UnsharesWhereOneLayerIsLeftOut) {
+  Opened opened = Open(MakeStack({}, {.seed = 2}, /*share_type=*/true));
+  const PipelineReport report = RunAll(opened, {.disabled = {{"rewrite-moe", 0}}});
+  EXPECT_EQ(report.rewritten, (std::set<size_t>{1}));
+  EXPECT_NE(FindModule(opened.model.module, "first")->type(), FindModule(opened.model.module, "second")->type());
+  EXPECT_THAT(ForwardOf(opened.model, "first").toString(), Not(HasSubstr("autoep::")));
+  EXPECT_THAT(ForwardOf(opened.model, "second").toString(), HasSubstr("autoep::combine"));
+}
+
+TEST(PruneExpertsTest, DropsTheExpertsAndNothingElse) {
+  Opened opened = Open(MakeBlock({}));
+  RunAll(opened);
+  EXPECT_FALSE(opened.model.module.hasattr("experts"));
+  EXPECT_TRUE(opened.model.module.hasattr("gate"));
+  EXPECT_EQ(opened.model.module.named_parameters().size(), 3);
+}
+
+TEST(PruneExpertsTest, DropsAMethodThatOnlyTheOldComputeCalled) {
+  Opened opened = Open(MakeBlock({}, /*helper=*/true));
+  RunAll(opened);
+  EXPECT_FALSE(opened.model.module.find_method("moe"));
+  EXPECT_FALSE(opened.model.module.hasattr("experts"));
+}
+
+TEST(PipelineTest, LeavesOutWhatIsDisabled) {
+  Opened opened = Open(MakeBlock({}));
+  const PipelineReport report = RunAll(opened, {.disabled = {{"prune-experts", std::nullopt}}});
+  EXPECT_EQ(report.passes.at(0).edits.size(), 1);
+  EXPECT_TRUE(report.passes.at(1).edits.empty());
+  EXPECT_TRUE(opened.model.module.hasattr("experts"));
+}
+
+TEST(PipelineTest, StopsAtTheLimit) {
+  Opened opened = Open(MakeStack({}, {.seed = 2}, /*share_type=*/false));
+  const PipelineReport report = RunAll(opened, {.limit = 1});
+  EXPECT_EQ(report.rewritten, (std::set<size_t>{0}));
+}
+
+TEST(PipelineTest, DumpsTheGraphsBetweenPasses) {
+  Opened opened = Open(MakeBlock({}));
+  const std::string folder = testing::TempFolder("ir");
+  RunAll(opened, {.dump_ir = folder});
+  for (const char* name : {"00-source.ir", "01-rewrite-moe.ir", "02-prune-experts.ir"}) {
+    EXPECT_TRUE(std::filesystem::exists(folder + "/" + name)) << name;
+  }
+}
+
+TEST(PipelineTest, NamesUnknownPasses) {
+  EXPECT_EQ(CheckPassNames({"rewrite-moe"}).code(), Code::kOk);
+  EXPECT_THAT(CheckPassNames({"rewrite-mo"}).message(), HasSubstr("did you mean 'rewrite-moe'?"));
+  EXPECT_EQ(ParseDisabledPass("rewrite-moe:x").status().code(), Code::kUsage);
+  EXPECT_EQ(ParseDisabledPass("rewrite-moe:-1").status().code(), Code::kUsage);
+  EXPECT_EQ(*ParseDisabledPass("rewrite-moe:7")->edit, 7);
+  EXPECT_FALSE(ParseDisabledPass("prune-experts")->edit.has_value());
+}
+
+TEST(InvariantsTest, HoldOfAModelAsItIs) { EXPECT_TRUE(CheckInvariants(MakeBlock({})).ok()); }
+
+TEST(InvariantsTest, SeeAnAttributeThatIsGone) {
+  torch::jit::Module block = MakeBlock({});
+  block._ivalue()->unsafeRemoveAttr("gate");
+  block.type()->unsafeRemoveAttribute("gate");
+  EXPECT_THAT(CheckInvariants(block).message(), HasSubstr("no such attribute"));
+}
+
+TEST(InvariantsTest, SeeAMethodThatIsGone) {
+  torch::jit::Module block = MakeBlock({}, /*helper=*/true);
+  block.type()->unsafeRemoveMethod("moe");
+  EXPECT_THAT(CheckInvariants(block).message(), HasSubstr("no such method"));
+}
+
+TEST(InvariantsTest, SeeAnObjectWithMissingSlots) {
+  torch::jit::Module stack = MakeStack({}, {.seed = 2}, /*share_type=*/true);
+  stack.attr("second").toModule()._ivalue()->unsafeRemoveSlot(0);
+  EXPECT_THAT(CheckInvariants(stack).message(), HasSubstr("slots"));
+}
+
+TEST(InvariantsTest, SeeAnAttributeOfOursThatNothingReads) {
+  torch::jit::Module block = MakeBlock({});
+  block.register_attribute("autoep_group", c10::StringType::get(), "");
+  EXPECT_THAT(CheckInvariants(block).message(), HasSubstr("no graph reads"));
+}
+
+// A pass that changes a graph and says nothing, or says something and changes nothing.
+class Liar : public Pass {
+ public:
+  explicit Liar(bool changes) : changes_(changes) {}
+  Result<Change> Run(MoeModel& model) override {
+    if (!changes_) return Change{{"said"}};
+    model.module.register_attribute("extra", c10::IntType::get(), 1);
+    return Change{};
+  }
+
+ private:
+  bool changes_;
+};
+
+const RegisterPass kSilent({"test-silent", "", 100, false, [](PassContext&) { return std::make_unique<Liar>(true); }});
+const RegisterPass kBoasting({"test-boasting", "", 101, false, [](PassContext&) { return std::make_unique<Liar>(false); }});
+
+TEST(PipelineTest, ChecksThatAPassSaysWhatItDoes) {
+  Opened opened = Open(MakeBlock({}));
+  EXPECT_THAT(RunPipeline(opened.model, opened.plan, {.passes = {"test-boasting"}}).status().message(), HasSubstr("the model is the same"));
+  EXPECT_THAT(RunPipeline(opened.model, opened.plan, {.passes = {"test-silent"}}).status().message(), HasSubstr("no change was reported"));
+}
+
+}  // namespace
+}  // namespace autoep
