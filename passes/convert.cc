@@ -2,8 +2,8 @@
 // The steps of a conversion, in order: plan, passes, shards, model files, skeleton, manifest.
 #include "passes/convert.h"
 
-#include <fmt/format.h>
 #include <ATen/EmptyTensor.h>
+#include <fmt/format.h>
 #include <torch/version.h>
 
 #include <map>
@@ -49,8 +49,8 @@ contract::ManifestLayer DescribeLayer(const PlannedLayer& planned, const std::ve
   layer.shared_experts = found.shared_experts;
   for (size_t i = 0; i < planned.tensors.size(); ++i) {
     const ExpertTensor& tensor = planned.tensors[i].tensor;
-    layer.tensors.push_back({tensor.role, planned.tensors[i].param, std::string(contract::FindDtype(tensor.dtype)->name), tensor.shape,
-                             tensor.requires_grad, tensor.parts, pieces[i]});
+    layer.tensors.push_back({tensor.role, planned.tensors[i].param, std::string(contract::FindDtype(tensor.dtype)->name),
+                             tensor.shape, tensor.requires_grad, tensor.parts, pieces[i]});
   }
   return layer;
 }
@@ -87,7 +87,8 @@ Status AttachRank(torch::jit::Module& model, const Manifest& manifest, const Saf
 
 class Converter {
  public:
-  Converter(MoeModel& model, const ConvertOptions& options, StagedDirectory& output) : model_(model), options_(options), output_(output) {}
+  Converter(MoeModel& model, const ConvertOptions& options, StagedDirectory& output)
+      : model_(model), options_(options), output_(output) {}
 
   Result<Converted> Run(const Detection& detection) {
     AUTOEP_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(model_, detection, options_.ep_size));
@@ -114,7 +115,8 @@ class Converter {
   }
 
   static Result<Plan> KeepRewritten(const Plan& plan, const PipelineReport& report) {
-    if (report.rewritten.empty()) return Status(Code::kNoMoe, "no MoE layer was rewritten: every edit of pass rewrite-moe was left out");
+    if (report.rewritten.empty())
+      return Status(Code::kNoMoe, "no MoE layer was rewritten: every edit of pass rewrite-moe was left out");
     Plan kept = plan;
     kept.layers.clear();
     for (size_t i : report.rewritten) kept.layers.push_back(plan.layers[i]);
@@ -178,7 +180,7 @@ class Converter {
 
   Status WriteRest(const Plan& plan) {
     AUTOEP_ASSIGN_OR_RETURN(const auto file, output_.CreateFile(contract::kSkeletonName));
-    AUTOEP_RETURN_IF_ERROR(WriteSkeleton(*model_.archive, plan, model_.module, file->Sink()));
+    AUTOEP_RETURN_IF_ERROR(WriteSkeleton(*model_.archive, plan, model_.module, options_.strip_debug, file->Sink()));
     AUTOEP_RETURN_IF_ERROR(file->Finish());
     manifest_.files.push_back({contract::kSkeletonName, static_cast<int64_t>(file->bytes()), file->sha256()});
     const Status valid = contract::CheckManifest(manifest_);

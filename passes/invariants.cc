@@ -65,7 +65,8 @@ Status CheckObject(const c10::ivalue::Object& object) {
   const auto type = object.type();
   const std::string name = type->name()->qualifiedName();
   if (object.slots().size() != type->numAttributes()) {
-    return Status(Code::kBug, fmt::format("an object of {} has {} slots for {} attributes", name, object.slots().size(), type->numAttributes()));
+    return Status(Code::kBug, fmt::format("an object of {} has {} slots for {} attributes", name, object.slots().size(),
+                                          type->numAttributes()));
   }
   for (size_t i = 0; i < type->numAttributes(); ++i) {
     if (object.getSlot(i).type()->isSubtypeOf(*type->getAttribute(i))) continue;
@@ -110,7 +111,8 @@ std::string PrintModel(const torch::jit::Module& module) {
   for (const c10::ClassTypePtr& type : index.types()) {
     out << "class " << type->name()->qualifiedName() << "  # " << index.OfType(type.get()).size() << " objects\n";
     for (size_t i = 0; i < type->numAttributes(); ++i) {
-      out << "  " << (type->is_parameter(i) ? "parameter " : "") << type->getAttributeName(i) << " : " << type->getAttribute(i)->repr_str() << "\n";
+      out << "  " << (type->is_parameter(i) ? "parameter " : "") << type->getAttributeName(i) << " : "
+          << type->getAttribute(i)->repr_str() << "\n";
     }
   }
   for (GraphFunction* function : AllFunctions(index)) {

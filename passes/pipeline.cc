@@ -27,7 +27,8 @@ Result<const PassInfo*> FindPass(const std::string& name) {
     if (info.name == name) return &info;
     known.push_back(info.name);
   }
-  return Status(Code::kUsage, fmt::format("there is no pass '{}'{}; the passes are {}", Printable(name), DidYouMean(name, known), JoinWords(known)));
+  return Status(Code::kUsage, fmt::format("there is no pass '{}'{}; the passes are {}", Printable(name), DidYouMean(name, known),
+                                          JoinWords(known)));
 }
 
 Result<std::vector<const PassInfo*>> ChoosePasses(const PipelineOptions& options) {
@@ -69,12 +70,15 @@ Result<Change> RunPass(const PassInfo& info, MoeModel& model, PassContext& conte
 }
 
 // `signatures` are those of the methods that only the outside calls, before the first pass.
-Status CheckAfter(const torch::jit::Module& module, const PassContext& context, const std::string& signatures, bool reported, bool changed) {
+Status CheckAfter(const torch::jit::Module& module, const PassContext& context, const std::string& signatures, bool reported,
+                  bool changed) {
   if (reported != changed) {
-    return Status(Code::kBug, reported ? "a change was reported, and the model is the same" : "the model changed, and no change was reported");
+    return Status(Code::kBug,
+                  reported ? "a change was reported, and the model is the same" : "the model changed, and no change was reported");
   }
   if (!changed) return Status();
-  if (Signatures(module, context.called_functions) != signatures) return Status(Code::kBug, "the model's inputs or outputs changed");
+  if (Signatures(module, context.called_functions) != signatures)
+    return Status(Code::kBug, "the model's inputs or outputs changed");
   return CheckInvariants(module);
 }
 
@@ -106,7 +110,8 @@ Result<DisabledPass> ParseDisabledPass(const std::string& text) {
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, edit);
   if (error != std::errc() || stop != end || edit < 0) {
-    return Status(Code::kUsage, fmt::format("'{}' is to be NAME or NAME:K with K the number of an edit, counted from 0", Printable(text)));
+    return Status(Code::kUsage,
+                  fmt::format("'{}' is to be NAME or NAME:K with K the number of an edit, counted from 0", Printable(text)));
   }
   disabled.edit = edit;
   return disabled;
@@ -132,7 +137,8 @@ Result<PipelineReport> RunPipeline(MoeModel& model, const Plan& plan, const Pipe
     AUTOEP_ASSIGN_OR_RETURN(Change change, RunPass(*info, model, context));
     std::string after = PrintModel(model.module);
     AUTOEP_RETURN_IF_ERROR(dumper.Dump(info->name, after));
-    AUTOEP_RETURN_IF_ERROR(CheckAfter(model.module, context, signatures, !change.edits.empty(), after != before).At("after pass " + info->name));
+    AUTOEP_RETURN_IF_ERROR(
+        CheckAfter(model.module, context, signatures, !change.edits.empty(), after != before).At("after pass " + info->name));
     before = std::move(after);
     report.passes.push_back({info->name, std::move(change.edits)});
   }

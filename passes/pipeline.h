@@ -63,7 +63,7 @@ class Pass {
 struct PassInfo {
   std::string name;
   std::string summary;
-  int order = 0;            // default passes run by it
+  int order = 0;  // default passes run by it
   bool by_default = true;
   std::function<std::unique_ptr<Pass>(PassContext&)> make;
 };

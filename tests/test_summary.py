@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 _SUMMARY = Path(__file__).with_name("summary.py")
-_PASSES = '<testsuites><testsuite><testcase name="a" classname="S" time="2.5"/><testcase name="b" classname="S" time="0.1"/></testsuite></testsuites>'
+_PASSES = (
+    '<testsuites><testsuite><testcase name="a" classname="S" time="2.5"/>'
+    '<testcase name="b" classname="S" time="0.1"/></testsuite></testsuites>'
+)
 _FAILS = _PASSES.replace('time="0.1"/>', 'time="0.1"><failure message="no"/></testcase>')
 
 

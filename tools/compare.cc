@@ -73,9 +73,7 @@ Agreement CompareChoices(const std::map<int64_t, double>& source, const std::map
   return Agreement::kNearTie;
 }
 
-at::Tensor AsDouble(const at::Tensor& weights) {
-  return weights.defined() ? weights.to(at::kDouble).contiguous() : weights;
-}
+at::Tensor AsDouble(const at::Tensor& weights) { return weights.defined() ? weights.to(at::kDouble).contiguous() : weights; }
 
 // Compares one layer's routes; marks flips in `tokens`; the failure's sentence, or "".
 std::string CompareRoutes(const LayerRoute& source, const LayerRoute& converted, const Tolerance& tolerance, Tokens* tokens,
@@ -105,9 +103,10 @@ std::string CompareRoutes(const LayerRoute& source, const LayerRoute& converted,
     }
     if (agreement == Agreement::kDifferent || !weighted) {
       if (result->first_layer.empty()) result->first_layer = name;
-      return fmt::format("{}: token {} goes to experts {} in the source and to {} after conversion (weights in brackets), which is "
-                         "no near tie",
-                         name, token, Describe(before), Describe(after));
+      return fmt::format(
+          "{}: token {} goes to experts {} in the source and to {} after conversion (weights in brackets), which is "
+          "no near tie",
+          name, token, Describe(before), Describe(after));
     }
     tokens->flipped[token] = true;
     flipped_here[tokens->SequenceOf(token)] = true;
@@ -195,12 +194,13 @@ std::string LayerName(const std::string& label) {
 Comparison Compare(const RunRecord& source, const RunRecord& converted, int64_t sequence, const Tolerance& tolerance) {
   Comparison result;
   if (source.routes.size() != converted.routes.size()) {
-    result.failure = fmt::format("the source ran {} MoE layers and the converted model {}", source.routes.size(), converted.routes.size());
+    result.failure =
+        fmt::format("the source ran {} MoE layers and the converted model {}", source.routes.size(), converted.routes.size());
     return result;
   }
   Tokens tokens;
   tokens.count = source.routes.empty() ? 0 : source.routes[0].ids.size(0);
-  tokens.sequence = std::max<int64_t>(sequence, 1);
+  tokens.sequence = std::clamp<int64_t>(sequence, 1, std::max<int64_t>(tokens.count, 1));
   tokens.flipped.assign(tokens.count, false);
   tokens.sequence_flipped.assign((tokens.count + tokens.sequence - 1) / tokens.sequence, false);
   result.tokens = tokens.count;
@@ -209,7 +209,8 @@ Comparison Compare(const RunRecord& source, const RunRecord& converted, int64_t 
     if (!result.failure.empty()) return result;
   }
   if (source.outputs.size() != converted.outputs.size()) {
-    result.failure = fmt::format("the source has {} outputs and the converted model {}", source.outputs.size(), converted.outputs.size());
+    result.failure =
+        fmt::format("the source has {} outputs and the converted model {}", source.outputs.size(), converted.outputs.size());
     return result;
   }
   for (size_t i = 0; i < source.outputs.size() && result.failure.empty(); ++i) {
@@ -241,8 +242,9 @@ Status CheckRows(const std::vector<RunRecord>& ranks, const contract::Manifest& 
     for (size_t rank = 0; rank < ranks.size(); ++rank) {
       const int64_t rows = call < ranks[rank].rows.size() ? ranks[rank].rows[call].rows : -1;
       if (rows == expected[rank]) continue;
-      return Status(Code::kVerify, fmt::format("{}: the experts of rank {} processed {} rows, and the routes of all ranks send it {}",
-                                               LayerName(layer->first), rank, std::max<int64_t>(rows, 0), expected[rank]));
+      return Status(Code::kVerify,
+                    fmt::format("{}: the experts of rank {} processed {} rows, and the routes of all ranks send it {}",
+                                LayerName(layer->first), rank, std::max<int64_t>(rows, 0), expected[rank]));
     }
   }
   return Status();

@@ -16,6 +16,7 @@
 #include "presets/registry.h"
 #include "tools/arguments.h"
 #include "tools/convert_report.h"
+#include "tools/converted_report.h"
 #include "tools/interrupt.h"
 #include "tools/layer_report.h"
 #include "tools/model_summary.h"
@@ -35,6 +36,12 @@ void RemoveStaging(const std::string& path) {
     const int error = RemoveTree(FileSystem::Real(), path);
     if (error == 0 || error == ENOENT) return;
   }
+}
+
+std::vector<MoeLayer> LayersOf(const Plan& plan) {
+  std::vector<MoeLayer> layers;
+  for (const PlannedLayer& planned : plan.layers) layers.push_back(planned.layer);
+  return layers;
 }
 
 // "0-3", or "0, 2, 5" where a rank's experts are not consecutive.
@@ -87,19 +94,23 @@ class ConvertCommand : public Subcommand {
     AUTOEP_ASSIGN_OR_RETURN(MoeModel model, OpenModel(path_));
     AUTOEP_ASSIGN_OR_RETURN(const Detection detection, DetectLayers(model));
     AUTOEP_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(model, detection, options_.ep_size));
-    if (dry_run_) return PrintPlan(detection, plan, Summarize(model.module), console);
 
     BeforeAfter report;
     report.before = Summarize(model.module);
     report.source_bytes = model.archive->bytes();
-    report.expert_bytes = TotalExpertBytes(detection.layers);
+    report.expert_bytes = TotalExpertBytes(LayersOf(plan));
+    if (dry_run_) {
+      PrintPlan(plan, detection.refusals, report, console);
+      return Status();
+    }
     OutputOptions output = Output();
     output.expected_bytes = ExpectedBytes(report);
     AUTOEP_ASSIGN_OR_RETURN(const std::unique_ptr<StagedDirectory> staged, StagedDirectory::Create(output_, output));
     const OnInterrupt undo([path = staged->path()] { RemoveStaging(path); });
+    AUTOEP_RETURN_IF_ERROR(passes_.MakeDumpFolder());
     AUTOEP_RETURN_IF_ERROR(WriteAndVerify(model, detection, *staged, report, console));
     AUTOEP_RETURN_IF_ERROR(staged->Publish());
-    PrintReport(detection, report, console);
+    PrintReport(plan, detection.refusals, report, console);
     return Status();
   }
 
@@ -147,6 +158,7 @@ class ConvertCommand : public Subcommand {
       progress.Update(0);
       AUTOEP_ASSIGN_OR_RETURN(Converted converted, Convert(model, detection, options_, staged));
       report.manifest = std::move(converted.manifest);
+      report.expert_bytes = TotalExpertBytes(report.manifest);  // without layers that --disable-pass left alone
       report.after = Summarize(model.module);
     }
     Progress progress(console, "verifying", report.source_bytes);
@@ -159,11 +171,18 @@ class ConvertCommand : public Subcommand {
     return VerifyNumbers(path_, staged.path(), report.manifest, {}, &verified);
   }
 
-  Status PrintPlan(const Detection& detection, const Plan& plan, const ModelSummary& before, Console& console) const {
-    const int64_t replicated = before.TensorBytes() - TotalExpertBytes(detection.layers);
+  void PrintLayers(const Plan& plan, const std::vector<Refusal>& refusals, Console& console) const {
+    const std::vector<MoeLayer> layers = LayersOf(plan);
+    console.Print(LayerTable(layers, console) + "\n" + LayerRemarks(layers));
+    for (const std::string& note : plan.notes) console.Print(fmt::format("Note: {}\n", Printable(note)));
+    console.Print(RefusalList(refusals) + "\n");
+  }
+
+  void PrintPlan(const Plan& plan, const std::vector<Refusal>& refusals, const BeforeAfter& report, Console& console) const {
+    const int64_t replicated = report.before.TensorBytes() - report.expert_bytes;
     if (json()) {
-      console.Print(DumpJson({{"layers", LayersJson(detection.layers)},
-                              {"refusals", RefusalsJson(detection.refusals)},
+      console.Print(DumpJson({{"layers", LayersJson(LayersOf(plan))},
+                              {"refusals", RefusalsJson(refusals)},
                               {"ep_size", plan.ep_size},
                               {"plan", plan.digest},
                               {"expert_bytes_a_rank", plan.RankBytes()},
@@ -172,30 +191,27 @@ class ConvertCommand : public Subcommand {
                               {"dry_run", true},
                               {"status", CodeName(Code::kOk)},
                               {"exit_code", 0}}));
-      return Status();
+      return;
     }
-    console.Print(LayerTable(detection.layers, console) + "\n" + LayerRemarks(detection.layers));
-    for (const std::string& note : plan.notes) console.Print(fmt::format("Note: {}\n", Printable(note)));
-    console.Print(RefusalList(detection.refusals) + "\n");
+    PrintLayers(plan, refusals, console);
     console.Print(PlanTable(plan, replicated, console) + "\n");
     console.Print(fmt::format("autoep: OK convert --dry-run {}, {} -> {}, {} of experts a rank, plan {}\n",
-                              Plural(plan.layers.size(), "layer"), Plural(TotalExperts(detection.layers), "expert"),
+                              Plural(plan.layers.size(), "layer"), Plural(TotalExperts(LayersOf(plan)), "expert"),
                               Plural(plan.ep_size, "rank"), HumanBytes(plan.RankBytes()), plan.digest.substr(0, 12)));
-    return Status();
   }
 
-  void PrintReport(const Detection& detection, const BeforeAfter& report, Console& console) const {
+  void PrintReport(const Plan& plan, const std::vector<Refusal>& refusals, const BeforeAfter& report, Console& console) const {
     if (json()) {
       Json document = BeforeAfterJson(report);
       document["output"] = output_;
-      document["refusals"] = RefusalsJson(detection.refusals);
+      document["refusals"] = RefusalsJson(refusals);
+      document["notes"] = plan.notes;
       document["status"] = CodeName(Code::kOk);
       document["exit_code"] = 0;
       console.Print(DumpJson(document));
       return;
     }
-    console.Print(LayerTable(detection.layers, console) + "\n" + LayerRemarks(detection.layers));
-    console.Print(RefusalList(detection.refusals) + "\n");
+    PrintLayers(plan, refusals, console);
     console.Print(BeforeAfterTable(report, console) + "\n");
     console.Print(fmt::format("Written to {}: {}\n", Printable(output_), Plural(report.manifest.files.size() + 1, "file")));
     console.Print(fmt::format("autoep: OK convert {}\n", ConvertedSentence(report.manifest)));

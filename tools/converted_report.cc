@@ -4,6 +4,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <string_view>
+#include <vector>
+
 #include "plugin/io/text.h"
 #include "tools/layer_report.h"
 #include "tools/table.h"
@@ -24,11 +28,19 @@ OpCounts OpsOf(const ModelSummary& summary, const std::string& block) {
   return found == summary.ep_ops.end() ? OpCounts() : found->second;
 }
 
+// Ops as data flows through them, others after.
+size_t FlowPosition(const std::string& op) {
+  static constexpr std::string_view kFlow[] = {"route", "dispatch", "experts", "combine"};
+  return std::find(std::begin(kFlow), std::end(kFlow), op) - std::begin(kFlow);
+}
+
 }  // namespace
 
 std::string OpsText(const OpCounts& ops) {
+  std::vector<std::pair<std::string, int64_t>> ordered(ops.begin(), ops.end());
+  std::stable_sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) { return FlowPosition(a.first) < FlowPosition(b.first); });
   std::string text;
-  for (const auto& [op, count] : ops) {
+  for (const auto& [op, count] : ordered) {
     text += (text.empty() ? "" : ", ") + op;
     if (count > 1) text += fmt::format(" x{}", count);
   }
@@ -41,12 +53,18 @@ int64_t RankExpertBytes(const contract::Manifest& manifest, int64_t rank) {
   return bytes;
 }
 
+int64_t TotalExpertBytes(const contract::Manifest& manifest) {
+  int64_t bytes = 0;
+  for (int64_t rank = 0; rank < manifest.ep_size; ++rank) bytes += RankExpertBytes(manifest, rank);
+  return bytes;
+}
+
 std::string ConvertedTable(const contract::Manifest& manifest, const ModelSummary& summary, const Console& console) {
   Table table({{"layer"}, {"family"}, {"form"}, {"experts", Align::kRight}, {"a rank", Align::kRight},
                {"top-k", Align::kRight}, {"hidden x intermediate"}, {"activation"}, {"dtype"},
                {"bytes a rank", Align::kRight}, {"EP ops of the block"}});
   for (const contract::ManifestLayer& layer : manifest.layers) {
-    table.AddRow({PathName(layer.path), layer.family, layer.form, fmt::to_string(layer.num_experts),
+    table.AddRow({PathName(layer.label.substr(0, layer.label.find('#'))), layer.family, layer.form, fmt::to_string(layer.num_experts),
                   fmt::to_string(layer.num_experts / manifest.ep_size), fmt::to_string(layer.top_k),
                   SizesName(layer.hidden, layer.intermediate), layer.activation,
                   layer.tensors.empty() ? "" : layer.tensors.front().dtype, HumanBytes(LayerBytes(layer, 0)),

@@ -15,10 +15,12 @@ namespace autoep {
 std::string ConvertedTable(const contract::Manifest& manifest, const ModelSummary& summary, const Console& console);
 Json ConvertedJson(const contract::Manifest& manifest, const ModelSummary& summary);
 
-// "combine, dispatch, experts", with a count where an op occurs more than once.
+// "dispatch, experts, combine", with a count where an op occurs more than once.
 std::string OpsText(const OpCounts& ops);
 
 // Expert bytes of one rank over all layers; 0 for a rank without pieces.
 int64_t RankExpertBytes(const contract::Manifest& manifest, int64_t rank);
+// Expert bytes of all ranks.
+int64_t TotalExpertBytes(const contract::Manifest& manifest);
 
 }  // namespace autoep

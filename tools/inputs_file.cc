@@ -50,8 +50,8 @@ std::optional<std::string> NameOf(at::ScalarType type) {
 Result<at::Tensor> CopyTensor(const SafetensorsTensor& stored) {
   const auto type = TypeOf(stored.dtype);
   if (!type) {
-    return Status(Code::kInput, fmt::format("tensor '{}' has dtype {}, which a TorchScript model cannot take", Printable(stored.name),
-                                            stored.dtype));
+    return Status(Code::kInput, fmt::format("tensor '{}' has dtype {}, which a TorchScript model cannot take",
+                                            Printable(stored.name), stored.dtype));
   }
   at::Tensor tensor = at::empty(stored.shape, *type);
   if (stored.bytes > 0) std::memcpy(tensor.mutable_data_ptr(), stored.data, stored.bytes);

@@ -7,13 +7,25 @@
 #include <algorithm>
 #include <map>
 
+#include "passes/repack/plan.h"
+#include "plugin/contract/dtype.h"
 #include "plugin/io/text.h"
 #include "tools/table.h"
 
 namespace autoep {
 namespace {
 
-std::string DtypeName(const MoeLayer& layer) { return layer.tensors.empty() ? "" : c10::toString(layer.tensors.front().dtype); }
+std::string DtypeName(at::ScalarType type) {
+  const auto known = contract::FindDtype(type);
+  return known ? std::string(known->name) : c10::toString(type);
+}
+
+// Paths, with "[n]" where one module holds several layers.
+std::vector<std::string> ShownNames(const std::vector<MoeLayer>& layers) {
+  std::vector<std::string> names = LayerNames(layers);
+  for (std::string& name : names) name = PathName(name);
+  return names;
+}
 
 std::string RouterText(const MoeLayer& layer) {
   std::string text;
@@ -30,12 +42,13 @@ std::string SharedText(const MoeLayer& layer) {
 // "layers: text" for each different text, in the order of its first layer.
 std::string Grouped(const std::vector<MoeLayer>& layers, const std::string& title, auto text_of) {
   std::vector<std::pair<std::string, std::vector<std::string>>> groups;
-  for (const MoeLayer& layer : layers) {
-    const std::string text = text_of(layer);
+  const std::vector<std::string> names = ShownNames(layers);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const std::string text = text_of(layers[i]);
     if (text.empty()) continue;
     auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == text; });
     if (group == groups.end()) group = groups.insert(groups.end(), {text, {}});
-    group->second.push_back(PathName(layer.path));
+    group->second.push_back(names[i]);
   }
   std::string result;
   for (const auto& [text, paths] : groups) {
@@ -50,7 +63,7 @@ Json TensorJson(const ExpertTensor& tensor) {
   for (const auto& part : tensor.parts) sources.push_back(part.tensor);
   return {{"role", tensor.role},
           {"shape", tensor.shape},
-          {"dtype", c10::toString(tensor.dtype)},
+          {"dtype", DtypeName(tensor.dtype)},
           {"requires_grad", tensor.requires_grad},
           {"source", sources}};
 }
@@ -76,10 +89,12 @@ std::string SizesName(int64_t hidden, int64_t intermediate) { return fmt::format
 std::string LayerTable(const std::vector<MoeLayer>& layers, const Console& console) {
   Table table({{"layer"}, {"family"}, {"form"}, {"experts", Align::kRight}, {"top-k", Align::kRight}, {"hidden x intermediate"},
                {"activation"}, {"dtype"}, {"expert bytes", Align::kRight}});
-  for (const MoeLayer& layer : layers) {
-    table.AddRow({PathName(layer.path), layer.family, layer.form, fmt::to_string(layer.num_experts),
-                  fmt::to_string(layer.top_k), SizesName(layer.hidden, layer.intermediate), layer.activation,
-                  DtypeName(layer), HumanBytes(layer.ExpertBytes())});
+  const std::vector<std::string> names = ShownNames(layers);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const MoeLayer& layer = layers[i];
+    table.AddRow({names[i], layer.family, layer.form, fmt::to_string(layer.num_experts), fmt::to_string(layer.top_k),
+                  SizesName(layer.hidden, layer.intermediate), layer.activation,
+                  layer.tensors.empty() ? "" : DtypeName(layer.tensors.front().dtype), HumanBytes(layer.ExpertBytes())});
   }
   return table.Render(console);
 }

@@ -9,18 +9,6 @@
 #include "plugin/io/text.h"
 
 namespace autoep {
-namespace {
-
-Status MakeFolder(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (!error && std::filesystem::is_directory(path, error)) return Status();
-  return Status(Code::kOutput, fmt::format("--dump-ir: {} cannot be made a folder{}", Printable(path),
-                                           error ? ": " + error.message() : "; something else has that name"));
-}
-
-}  // namespace
-
 void PassOptions::Declare(CLI::App& app) {
   app.add_option("--disable-pass", disabled_, "Leave out a pass, or only its edit K (from 0); may be repeated")
       ->type_name("NAME[:K]")
@@ -39,9 +27,17 @@ Result<PipelineOptions> PassOptions::Resolve() const {
   }
   if (limit_ && *limit_ < 0) return Status(Code::kUsage, fmt::format("--pass-limit cannot be {}; it is a count of edits", *limit_));
   options.limit = limit_;
-  if (!dump_ir_.empty()) AUTOEP_RETURN_IF_ERROR(MakeFolder(dump_ir_));
   options.dump_ir = dump_ir_;
   return options;
+}
+
+Status PassOptions::MakeDumpFolder() const {
+  if (dump_ir_.empty()) return Status();
+  std::error_code error;
+  std::filesystem::create_directories(dump_ir_, error);
+  if (!error && std::filesystem::is_directory(dump_ir_, error)) return Status();
+  return Status(Code::kOutput, fmt::format("--dump-ir: {} cannot be made a folder{}", Printable(dump_ir_),
+                                           error ? ": " + error.message() : "; something else has that name"));
 }
 
 }  // namespace autoep

@@ -17,8 +17,10 @@ class PassOptions {
  public:
   void Declare(CLI::App& app);
 
-  // Checks names and numbers (kUsage) and makes the folder for dumps where it is missing (kOutput).
+  // Checks names and numbers (kUsage).
   Result<PipelineOptions> Resolve() const;
+  // Makes the folder for dumps, where one is asked for and missing (kOutput). Call it when all else has been checked.
+  Status MakeDumpFolder() const;
 
  private:
   std::vector<std::string> disabled_;

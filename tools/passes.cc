@@ -10,7 +10,6 @@
 #include "plugin/io/output.h"
 #include "plugin/io/text.h"
 #include "tools/arguments.h"
-#include "tools/interrupt.h"
 #include "tools/layer_report.h"
 #include "tools/pass_options.h"
 #include "tools/subcommand.h"
@@ -67,10 +66,12 @@ class Passes : public Subcommand {
     OutputOptions output;
     output.overwrite = overwrite_;
     output.inputs = {path_};
+    AUTOEP_RETURN_IF_ERROR(CheckOutput(output_, OutputKind::kFile, output));
     AUTOEP_ASSIGN_OR_RETURN(MoeModel model, OpenModel(path_));
     const Detection detection = Detect(model.module, {});
     if (detection.layers.empty()) return NoLayersError(path_, detection.refusals);
     AUTOEP_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(model, detection, ep_size_));
+    AUTOEP_RETURN_IF_ERROR(options_.MakeDumpFolder());
     AUTOEP_ASSIGN_OR_RETURN(const PipelineReport report, RunPipeline(model, plan, options));
     AUTOEP_ASSIGN_OR_RETURN(const std::unique_ptr<StagedFile> file, StagedFile::Create(output_, output));
     AUTOEP_RETURN_IF_ERROR(WriteModel(model.module, {}, file->file().Sink()));

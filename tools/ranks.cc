@@ -158,8 +158,9 @@ Status Failure(const RankJob& job, const std::string& job_path, int wait_status,
     const int code = std::atoi(text->substr(0, end).c_str());
     return Status(static_cast<Code>(code), end == std::string::npos ? "" : text->substr(end + 1)).At(Who(job));
   }
-  std::string how = WIFSIGNALED(wait_status) ? fmt::format("was ended by signal {} ({})", WTERMSIG(wait_status), strsignal(WTERMSIG(wait_status)))
-                                             : fmt::format("ended with exit code {}", WEXITSTATUS(wait_status));
+  std::string how = WIFSIGNALED(wait_status)
+                        ? fmt::format("was ended by signal {} ({})", WTERMSIG(wait_status), strsignal(WTERMSIG(wait_status)))
+                        : fmt::format("ended with exit code {}", WEXITSTATUS(wait_status));
   const std::string line = LastLine(process.tail);
   if (!line.empty()) how += "; the last it said: " + Printable(line);
   return Status(Code::kVerify, fmt::format("the process of {} {}", Who(job), how));
@@ -187,7 +188,8 @@ Status WaitForAll(const std::vector<RankJob>& jobs, const TempFolder& folder, Cl
     std::vector<pollfd> polls;
     for (const size_t i : open) polls.push_back({(*processes)[i].text, POLLIN, 0});
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-    if (left <= 0) return Status(Code::kVerify, fmt::format("running the model took longer than {} s; give more with --timeout", timeout_s));
+    if (left <= 0)
+      return Status(Code::kVerify, fmt::format("running the model took longer than {} s; give more with --timeout", timeout_s));
     if (poll(polls.data(), polls.size(), static_cast<int>(std::min<int64_t>(left, 60'000))) < 0 && errno != EINTR) {
       return Status(Code::kBug, fmt::format("poll: {}", strerror(errno)));
     }

@@ -46,7 +46,7 @@ struct RankJob {
   std::string block;      // of `directory`: only this module (ManifestLayer::block); "" for the whole model
   int64_t rank = 0;
   int64_t ranks = 1;
-  std::string store;      // file where the ranks meet; "" where no group is needed
+  std::string store;         // file where the ranks meet; "" where no group is needed
   int64_t timeout_s = 1800;  // for one exchange
   std::vector<RankCall> calls;
 

@@ -21,7 +21,8 @@ constexpr char kFacts[] = "facts";  // metadata key: JSON of all that is not a t
 // Again where a file was made meanwhile: on an interrupt, another thread may still be writing.
 void RemoveAll(const std::string& path) {
   std::error_code ignored;
-  for (int attempt = 0; attempt < 100 && std::filesystem::exists(path, ignored); ++attempt) std::filesystem::remove_all(path, ignored);
+  for (int attempt = 0; attempt < 100 && std::filesystem::exists(path, ignored); ++attempt)
+    std::filesystem::remove_all(path, ignored);
 }
 
 }  // namespace
@@ -89,7 +90,8 @@ Status WriteRankResult(const std::string& path, const RankResult& result) {
   }
   Json rows = Json::array();
   for (const LayerRows& layer : result.record.rows) rows.push_back({{"layer", layer.layer}, {"rows", layer.rows}});
-  const Json facts = {{"outputs", outputs}, {"routes", routes}, {"rows", rows}, {"expert_bytes", result.expert_bytes}, {"error", result.error}};
+  const Json facts = {
+      {"outputs", outputs}, {"routes", routes}, {"rows", rows}, {"expert_bytes", result.expert_bytes}, {"error", result.error}};
   file.metadata[kFacts] = DumpJson(facts);
   return WriteTensorsTo(path, file);
 }

@@ -102,7 +102,8 @@ void Flatten(const c10::IValue& value, const std::string& key, NamedTensors* out
   } else if (value.isList()) {
     for (const c10::IValue& element : value.toListRef()) Flatten(element, key, outputs);
   } else if (value.isGenericDict()) {
-    for (const auto& entry : value.toGenericDict()) Flatten(entry.value(), entry.key().isString() ? entry.key().toStringRef() : key, outputs);
+    for (const auto& entry : value.toGenericDict())
+      Flatten(entry.value(), entry.key().isString() ? entry.key().toStringRef() : key, outputs);
   } else if (value.isInt() || value.isDouble() || value.isBool()) {
     outputs->emplace_back(name, at::scalar_tensor(value.toScalar()));
   }

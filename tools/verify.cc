@@ -56,12 +56,15 @@ class Verify : public Subcommand {
   void Declare(CLI::App& app) override {
     app.add_option("DIR", directory_, "The converted directory")->required();
     app.add_option("--source", source_, "The TorchScript file it was converted from")->required()->type_name("MODEL.pt");
-    app.add_option("--inputs", options_.inputs,
-                   "Inputs keyed by argument name, instead of inferred ones; '{rank}' in the name gives each rank a file of its own")
+    app.add_option(
+           "--inputs", options_.inputs,
+           "Inputs keyed by argument name, instead of inferred ones; '{rank}' in the name gives each rank a file of its own")
         ->type_name("FILE.safetensors");
     app.add_flag("--blocks", options_.blocks, "Run each MoE block alone on made hidden states, in the memory of one block");
     app.add_option("--seed", options_.seed, "Seed of the made inputs")->type_name("N");
-    app.add_option("--timeout", options_.timeout_s, "Seconds that one run of all ranks may take")->check(CLI::PositiveNumber)->type_name("S");
+    app.add_option("--timeout", options_.timeout_s, "Seconds that one run of all ranks may take")
+        ->check(CLI::PositiveNumber)
+        ->type_name("S");
     AddJsonFlag(app);
   }
 
@@ -91,7 +94,8 @@ class Verify : public Subcommand {
       console.Print(DumpJson(document));
       return;
     }
-    console.Print(fmt::format("structure  {}, {} with their EP ops\n", Plural(report.files, "file"), Plural(report.layers, "layer")));
+    console.Print(
+        fmt::format("structure  {}, {} with their EP ops\n", Plural(report.files, "file"), Plural(report.layers, "layer")));
     console.Print(fmt::format("bytes      {} of experts, each byte found once; {} equal\n\n", HumanBytes(report.expert_bytes),
                               Plural(report.replicated_tensors, "replicated tensor")));
     console.Print(CaseTable(report, console) + "\n" + RankTable(report, console) + "\n");

@@ -44,15 +44,18 @@ struct Names {
 };
 
 // Parameters and buffers keep their names; each is the source's.
-Status CheckAttributes(const std::string& file, const MoeModel& source, const MoeModel& model, const Names& names, VerifyReport* report) {
+Status CheckAttributes(const std::string& file, const MoeModel& source, const MoeModel& model, const Names& names,
+                       VerifyReport* report) {
   std::map<std::string, at::Tensor> originals;
   for (const NamedTensor& original : AttributeTensors(source.module)) originals.emplace(original.name, original.tensor);
   for (const auto& [name, tensor] : AttributeTensors(model.module)) {
     if (names.added.count(name)) continue;
     const std::string shown = Printable(name);
-    if (names.experts.count(name)) return Fail(fmt::format("{} still holds the expert tensor '{}', which the shards have", file, shown));
+    if (names.experts.count(name))
+      return Fail(fmt::format("{} still holds the expert tensor '{}', which the shards have", file, shown));
     const auto original = originals.find(name);
-    if (original == originals.end()) return Fail(fmt::format("{} holds '{}', which neither the source nor the manifest has", file, shown));
+    if (original == originals.end())
+      return Fail(fmt::format("{} holds '{}', which neither the source nor the manifest has", file, shown));
     if (DigestOf(original->second) != DigestOf(tensor)) {
       return Fail(fmt::format("{}: '{}' is not what it is in the source; every rank must have the source's tensor", file, shown));
     }
@@ -63,7 +66,8 @@ Status CheckAttributes(const std::string& file, const MoeModel& source, const Mo
 
 // Constants of graphs have no names that last: each must be some constant of the source, and none an expert's weight.
 // Biases are left out of the latter: two that are zero are equal.
-Status CheckConstants(const std::string& file, const MoeModel& source, const MoeModel& model, const Names& names, VerifyReport* report) {
+Status CheckConstants(const std::string& file, const MoeModel& source, const MoeModel& model, const Names& names,
+                      VerifyReport* report) {
   std::set<std::string> originals;
   for (const at::Tensor& constant : GraphConstants(source.module)) originals.insert(DigestOf(constant));
   std::set<std::string> experts;

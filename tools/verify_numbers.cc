@@ -57,8 +57,8 @@ bool Fits(const contract::Manifest& manifest, VerifyReport* report) {
   const auto available = AvailableMemory();
   const int64_t needed = NeededMemory(manifest);
   if (!available || needed <= *available) return true;
-  report->notes.push_back(fmt::format("the whole model needs {} and {} are free: each MoE block was compared alone", HumanBytes(needed),
-                                      HumanBytes(*available)));
+  report->notes.push_back(fmt::format("the whole model needs {} and {} are free: each MoE block was compared alone",
+                                      HumanBytes(needed), HumanBytes(*available)));
   return false;
 }
 
@@ -98,7 +98,8 @@ class InstrumentedSource {
 
 // Whether every layer has a module of its own below the root.
 bool HasBlocks(const contract::Manifest& manifest) {
-  return std::none_of(manifest.layers.begin(), manifest.layers.end(), [](const contract::ManifestLayer& layer) { return layer.block.empty(); });
+  return std::none_of(manifest.layers.begin(), manifest.layers.end(),
+                      [](const contract::ManifestLayer& layer) { return layer.block.empty(); });
 }
 
 Result<SubjectOutcome> RunWhole(const NumbersContext& context, const InstrumentedSource& source) {
@@ -162,8 +163,9 @@ Status CheckFlips(const std::vector<VerifyCase>& cases, std::string_view advice)
     flips += one.flips;
   }
   if (flips <= kMaxFlips * tokens) return Status();
-  return Status(Code::kVerify, fmt::format("{} of {} tokens took other experts than in the source, at near ties, and {:.0f} % are allowed{}",
-                                           flips, tokens, 100 * kMaxFlips, advice));
+  return Status(Code::kVerify,
+                fmt::format("{} of {} tokens took other experts than in the source, at near ties, and {:.0f} % are allowed{}",
+                            flips, tokens, 100 * kMaxFlips, advice));
 }
 
 Status CheckBlocks(const SubjectOutcome& blocks, VerifyReport* report) {
@@ -175,7 +177,8 @@ Status CheckBlocks(const SubjectOutcome& blocks, VerifyReport* report) {
 // What a flip excuses in the whole model is looked at again without attention: each block is given the same hidden states.
 Status CheckExempt(const NumbersContext& context, const InstrumentedSource& source, int64_t exempt) {
   if (exempt == 0) return Status();
-  const std::string what = fmt::format("{} that share a sequence with a flip differ by more than the tolerance", Plural(exempt, "token"));
+  const std::string what =
+      fmt::format("{} that share a sequence with a flip differ by more than the tolerance", Plural(exempt, "token"));
   if (!HasBlocks(context.manifest)) {
     context.report->notes.push_back(what + "; the MoE layers cannot be run alone, so nothing more can be said of them");
     return Status();

@@ -27,8 +27,8 @@ namespace {
 constexpr uint64_t kHashStep = 16 << 20;
 
 // Operations that only dispatch and expert compute use inside a block.
-constexpr std::array<std::string_view, 6> kOldCompute = {"aten::_grouped_mm", "aten::histc",      "aten::index_add",
-                                                         "aten::index_add_",  "aten::nonzero",    "aten::nonzero_numpy"};
+constexpr std::array<std::string_view, 6> kOldCompute = {"aten::_grouped_mm", "aten::histc",   "aten::index_add",
+                                                         "aten::index_add_",  "aten::nonzero", "aten::nonzero_numpy"};
 constexpr std::array<std::string_view, 3> kEpOps = {"dispatch", "experts", "combine"};
 
 Status Fail(const std::string& sentence) { return Status(Code::kVerify, sentence); }
@@ -45,7 +45,8 @@ Status CheckFile(const std::string& directory, const contract::ManifestFile& lis
     file->Forget(at, size);
   }
   if (digest.HexDigest() == listed.sha256) return Status();
-  return Fail(fmt::format("{} is not the file that was converted: its bytes have another sha256 than the manifest says", listed.file));
+  return Fail(
+      fmt::format("{} is not the file that was converted: its bytes have another sha256 than the manifest says", listed.file));
 }
 
 void FindOldCompute(const torch::jit::Block* block, std::set<std::string>* found) {
@@ -73,7 +74,8 @@ Status CheckOps(const std::string& file, const torch::jit::Module& model, const 
   std::map<std::string, int64_t> expected;
   for (const contract::ManifestLayer& layer : manifest.layers) ++expected[layer.block];
   for (const auto& [path, ops] : summary.ep_ops) {
-    if (!expected.count(path)) return Fail(fmt::format("{}: {} has EP ops, and the manifest names no layer there", file, LayerName(path)));
+    if (!expected.count(path))
+      return Fail(fmt::format("{}: {} has EP ops, and the manifest names no layer there", file, LayerName(path)));
   }
   for (const auto& [path, count] : expected) {
     const auto ops = summary.ep_ops.find(path);
@@ -92,21 +94,25 @@ Status CheckOps(const std::string& file, const torch::jit::Module& model, const 
 }
 
 // The parameter is there, [0, ...] where the shards hold the experts, else with its rank's share.
-Status CheckParameter(const std::string& file, const torch::jit::Module& model, const contract::ManifestTensor& tensor, int64_t first) {
+Status CheckParameter(const std::string& file, const torch::jit::Module& model, const contract::ManifestTensor& tensor,
+                      int64_t first) {
   const auto slot = AttributeAt(model, tensor.param);
-  if (!slot || !slot->first.attr(slot->second).isTensor()) return Fail(fmt::format("{} has no parameter '{}'", file, Printable(tensor.param)));
+  if (!slot || !slot->first.attr(slot->second).isTensor())
+    return Fail(fmt::format("{} has no parameter '{}'", file, Printable(tensor.param)));
   const at::Tensor parameter = slot->first.attr(slot->second).toTensor();
   std::vector<int64_t> shape = tensor.shape;
   shape[0] = first;
   const auto dtype = contract::FindDtype(tensor.dtype);
   if (parameter.sizes().vec() == shape && dtype && parameter.scalar_type() == dtype->type) return Status();
-  return Fail(fmt::format("{}: parameter '{}' is {} [{}], expected {} [{}]", file, Printable(tensor.param), c10::toString(parameter.scalar_type()),
-                          fmt::join(parameter.sizes(), ", "), tensor.dtype, fmt::join(shape, ", ")));
+  return Fail(fmt::format("{}: parameter '{}' is {} [{}], expected {} [{}]", file, Printable(tensor.param),
+                          c10::toString(parameter.scalar_type()), fmt::join(parameter.sizes(), ", "), tensor.dtype,
+                          fmt::join(shape, ", ")));
 }
 
 Status CheckAttributes(const std::string& file, const torch::jit::Module& model, const contract::ManifestLayer& layer) {
   const auto group = AttributeAt(model, layer.group_attr);
-  if (!group || !group->first.attr(group->second).isString()) return Fail(fmt::format("{} has no group name '{}'", file, Printable(layer.group_attr)));
+  if (!group || !group->first.attr(group->second).isString())
+    return Fail(fmt::format("{} has no group name '{}'", file, Printable(layer.group_attr)));
   const auto table = AttributeAt(model, layer.placement_attr);
   if (!table || !table->first.attr(table->second).isTensor()) {
     return Fail(fmt::format("{} has no placement table '{}'", file, Printable(layer.placement_attr)));

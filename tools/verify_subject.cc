@@ -15,7 +15,7 @@ namespace {
 
 struct Case {
   std::string name;
-  int64_t sequence = 1;  // tokens that may see each other
+  int64_t sequence = 1;              // tokens that may see each other
   std::vector<NamedTensors> inputs;  // by rank
 };
 
@@ -44,6 +44,14 @@ std::vector<Case> MadeCases(const NumbersContext& context, const Subject& subjec
   return cases;
 }
 
+// Only ids [batch, length] and hidden states [batch, length, size] say which tokens share a sequence; else all may.
+int64_t SequenceOf(const NamedTensors& inputs) {
+  if (inputs.empty()) return std::numeric_limits<int64_t>::max();
+  const at::Tensor& first = inputs.front().second;
+  const int64_t grid = at::isFloatingType(first.scalar_type()) ? 3 : 2;
+  return first.dim() >= grid ? first.size(1) : std::numeric_limits<int64_t>::max();
+}
+
 Result<std::vector<Case>> GivenCases(const NumbersContext& context, const Subject& subject) {
   Case given{"given", 1, {}};
   for (int64_t rank = 0; rank < Ranks(context); ++rank) {
@@ -52,10 +60,7 @@ Result<std::vector<Case>> GivenCases(const NumbersContext& context, const Subjec
     AUTOEP_ASSIGN_OR_RETURN(NamedTensors inputs, OrderInputs(file.tensors, subject.arguments, Printable(path)));
     given.inputs.push_back(std::move(inputs));
   }
-  // Only the shape [batch, length, ...] says which tokens share a sequence.
-  const NamedTensors& first = given.inputs.front();
-  const bool grid = !first.empty() && first.front().second.dim() >= 2;
-  given.sequence = grid ? first.front().second.size(1) : std::numeric_limits<int64_t>::max();
+  given.sequence = SequenceOf(given.inputs.front());
   return std::vector<Case>{std::move(given)};
 }
 
@@ -126,19 +131,23 @@ std::string KeepWorking(const NumbersContext& context, const Subject& subject, s
   Results kept_results;
   for (size_t i = 0; i < cases->size(); ++i) {
     const auto& by_rank = (*results)[i];
-    const auto failed = std::find_if(by_rank.begin(), by_rank.end(), [](const RankResult& result) { return !result.error.empty(); });
+    const auto failed =
+        std::find_if(by_rank.begin(), by_rank.end(), [](const RankResult& result) { return !result.error.empty(); });
     if (failed == by_rank.end()) {
       kept.push_back(std::move((*cases)[i]));
       kept_results.push_back(std::move((*results)[i]));
       continue;
     }
-    context.report->notes.push_back(fmt::format("{} was left out: the source model itself fails on it", Named(subject, (*cases)[i].name)));
+    context.report->notes.push_back(
+        fmt::format("{} was left out: the source model itself fails on it", Named(subject, (*cases)[i].name)));
     if (said.empty()) said = failed->error;
   }
   *cases = std::move(kept);
   *results = std::move(kept_results);
   return said;
 }
+
+std::string Where(const Subject& subject) { return subject.block.empty() ? "it" : LayerName(subject.path); }
 
 // Finds the cases that the source can run, and runs it on them.
 Status TrySource(const NumbersContext& context, const Subject& subject, std::vector<Case>* cases, Results* results) {
@@ -160,9 +169,10 @@ Status TrySource(const NumbersContext& context, const Subject& subject, std::vec
     if (!cases->empty()) return Status();
   }
   context.report->notes.resize(notes);
-  return Status(Code::kUsage, fmt::format("the source model itself fails on {}: {}{}",
-                                          subject.specs.empty() ? "the given inputs" : "every input that was inferred for " + LayerName(subject.path),
-                                          Printable(said), subject.specs.empty() ? "" : "; give inputs with --inputs FILE.safetensors"));
+  return Status(Code::kUsage,
+                fmt::format("the source model itself fails on {}: {}{}",
+                            subject.specs.empty() ? "the given inputs" : "every input that was inferred for " + Where(subject),
+                            Printable(said), subject.specs.empty() ? "" : "; give inputs with --inputs FILE.safetensors"));
 }
 
 // Each rank holds 1/N of the subject's expert bytes.
@@ -177,8 +187,8 @@ Status CheckExpertBytes(const NumbersContext& context, const Subject& subject, c
     }
     expected /= Ranks(context);
     if (ranks[rank].expert_bytes != expected) {
-      return Status(Code::kVerify, fmt::format("rank {} holds {} bytes of experts, and 1/{} of them is {}", rank, ranks[rank].expert_bytes,
-                                               Ranks(context), expected));
+      return Status(Code::kVerify, fmt::format("rank {} holds {} bytes of experts, and 1/{} of them is {}", rank,
+                                               ranks[rank].expert_bytes, Ranks(context), expected));
     }
   }
   return Status();

@@ -50,12 +50,12 @@ Refusal DescribeMiss(const MatchContext& context, const Router& router, const Sc
   }
   const std::set<int> distinct(context.units->expert.begin(), context.units->expert.end());
   const bool apart = !distinct.empty() && !context.units->units[0].stacked();
-  if (apart && scan.met_experts && static_cast<int64_t>(distinct.size()) < router.num_experts) {
+  if (apart && scan.met_experts && !scan.unknown && static_cast<int64_t>(distinct.size()) < router.num_experts) {
     return Refuse(context.path,
                   fmt::format("baked: the graph holds {} of the router's {} experts, so the file itself is wrong for inputs that "
                               "choose the others", scan.units, router.num_experts), router.topk);
   }
-  if (scan.stop) {
+  if (scan.stop && !scan.unknown) {
     return Refuse(context.path, "every node between the router and the experts' sum must be one that moves rows, compares, or "
                   "combines linearly", scan.stop);
   }

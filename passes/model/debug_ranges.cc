@@ -44,7 +44,8 @@ class DebugRanges : public torch::jit::SourceRangeUnpickler {
     const auto record = torch::jit::unpickle(record_.data(), record_.size()).toTuple();
     const auto& parts = record->elements();
     TORCH_CHECK(parts.size() == 3 && parts[0].isString() && parts[0].toStringRef() == torch::jit::kFormatWithStringTable);
-    for (const at::IValue& text : parts[1].toTupleRef().elements()) texts_.push_back(std::make_shared<std::string>(text.toStringRef()));
+    for (const at::IValue& text : parts[1].toTupleRef().elements())
+      texts_.push_back(std::make_shared<std::string>(text.toStringRef()));
     for (const at::IValue& line : parts[2].toTupleRef().elements()) {
       const auto& entry = line.toTupleRef().elements();
       const auto& range = entry.at(torch::jit::kSourceRangeIndex).toTupleRef().elements();
@@ -64,8 +65,8 @@ class DebugRanges : public torch::jit::SourceRangeUnpickler {
       views.emplace_back(*owners.back());
     }
     kept_.push_back(tuple);
-    source = std::make_shared<Source>(torch::jit::StringCordView(std::move(views), std::move(owners)), *texts_.at(parts.at(1).toInt()),
-                                      parts.at(2).toInt());
+    source = std::make_shared<Source>(torch::jit::StringCordView(std::move(views), std::move(owners)),
+                                      *texts_.at(parts.at(1).toInt()), parts.at(2).toInt());
     return source;
   }
 

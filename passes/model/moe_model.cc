@@ -48,7 +48,8 @@ std::shared_ptr<DeserializationStorageContext> MapStorages(const std::shared_ptr
     if (!Archive::IsTensorRecord(record.name) || !record.name.starts_with(folder)) continue;
     char* data = const_cast<char*>(archive->zip().Packed(record).data());
     c10::DataPtr pointer(
-        data, new std::shared_ptr<Archive>(archive), [](void* keeper) { delete static_cast<std::shared_ptr<Archive>*>(keeper); }, c10::kCPU);
+        data, new std::shared_ptr<Archive>(archive), [](void* keeper) { delete static_cast<std::shared_ptr<Archive>*>(keeper); },
+        c10::kCPU);
     context->addStorage(record.name.substr(folder.size()),
                         c10::Storage(c10::Storage::use_byte_size_t(), record.size, std::move(pointer), nullptr, false));
   }
@@ -92,7 +93,8 @@ MoeModel ReadModel(const std::shared_ptr<Archive>& archive, bool mapped) {
   const auto resolve = [&](const c10::QualifiedName& name) { return c10::StrongTypePtr(unit, importer.loadType(name)); };
   const auto read = [&](const std::string& name, const std::string& folder) {
     return torch::jit::readArchiveAndTensors(name, "", folder, resolve, torch::jit::ObjLoaderFunc, c10::kCPU, reader,
-                                             torch::jit::Unpickler::defaultTypeParser, mapped ? MapStorages(archive, folder) : nullptr);
+                                             torch::jit::Unpickler::defaultTypeParser,
+                                             mapped ? MapStorages(archive, folder) : nullptr);
   };
   const at::IValue constants = read("constants", "constants/");
   for (const at::IValue& constant : constants.toTupleRef().elements()) model.constants.push_back(constant);
@@ -105,9 +107,10 @@ Status CheckByteOrder(const Archive& archive) {
   if (record == nullptr) return Status();
   AUTOEP_ASSIGN_OR_RETURN(const std::string order, archive.zip().Read(*record));
   if (order == "little") return Status();
-  return Status(Code::kInput, fmt::format("{}: its tensors have byte order '{}', and only 'little' is read here: save it again on a "
-                                          "little-endian machine",
-                                          Printable(archive.path()), Printable(order)));
+  return Status(Code::kInput,
+                fmt::format("{}: its tensors have byte order '{}', and only 'little' is read here: save it again on a "
+                            "little-endian machine",
+                            Printable(archive.path()), Printable(order)));
 }
 
 Status Unreadable(const Archive& archive, const std::string& why) {

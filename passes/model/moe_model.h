@@ -16,8 +16,8 @@
 namespace autoep {
 
 struct MoeModel {
-  std::shared_ptr<Archive> archive;  // keeps the mapping that the tensors' storages point into
-  torch::jit::Module module;         // eval or train as saved; all tensors map the archive read-only: never write to them
+  std::shared_ptr<Archive> archive;   // keeps the mapping that the tensors' storages point into
+  torch::jit::Module module;          // eval or train as saved; all tensors map the archive read-only: never write to them
   std::vector<at::IValue> constants;  // the archive's constants table: entry n is CONSTANTS.c<n> in its code
 };
 

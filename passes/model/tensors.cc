@@ -129,7 +129,8 @@ std::optional<at::Tensor> SourceTensors::Find(const std::string& name) const {
 std::optional<std::string> SourceTensors::ConstantName(const at::Tensor& tensor) const {
   for (const NamedTensor& named : tensors_) {
     if (named.name.starts_with("constant:") && named.tensor.const_data_ptr() == tensor.const_data_ptr() &&
-        named.tensor.dtype() == tensor.dtype() && named.tensor.sizes() == tensor.sizes() && named.tensor.strides() == tensor.strides()) {
+        named.tensor.dtype() == tensor.dtype() && named.tensor.sizes() == tensor.sizes() &&
+        named.tensor.strides() == tensor.strides()) {
       return named.name;
     }
   }

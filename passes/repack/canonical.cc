@@ -13,18 +13,21 @@ namespace {
 
 using contract::SourcePart;
 
-bool Covers(const SourcePart& part, int64_t expert) { return expert >= part.expert_begin && expert < part.expert_begin + part.expert_count; }
+bool Covers(const SourcePart& part, int64_t expert) {
+  return expert >= part.expert_begin && expert < part.expert_begin + part.expert_count;
+}
 
 // Rows [row_count, C], or [row_count] of a bias, of one expert. A view.
 at::Tensor SourceRows(const SourcePart& part, const at::Tensor& source, int64_t expert, bool matrix) {
   const int64_t dims = matrix ? 3 : 2;
   at::Tensor stacked = source;
   if (source.dim() == dims - 1 && part.expert_count == 1) stacked = source.unsqueeze(0);
-  TORCH_CHECK(stacked.dim() == dims && stacked.size(0) == part.expert_count, "the source tensor ", part.tensor, " has sizes ", source.sizes(),
-              " and is to hold ", part.expert_count, " experts");
+  TORCH_CHECK(stacked.dim() == dims && stacked.size(0) == part.expert_count, "the source tensor ", part.tensor, " has sizes ",
+              source.sizes(), " and is to hold ", part.expert_count, " experts");
   if (part.transposed) stacked = stacked.transpose(1, 2);
   const int64_t end = part.source_row_begin + (part.row_count - 1) * part.source_row_step + 1;
-  TORCH_CHECK(end <= stacked.size(1), "the source tensor ", part.tensor, " has ", stacked.size(1), " rows, and row ", end - 1, " is needed");
+  TORCH_CHECK(end <= stacked.size(1), "the source tensor ", part.tensor, " has ", stacked.size(1), " rows, and row ", end - 1,
+              " is needed");
   return stacked.select(0, expert - part.expert_begin).slice(0, part.source_row_begin, end, part.source_row_step);
 }
 

@@ -35,9 +35,10 @@ Status CheckEpSize(const std::vector<MoeLayer>& layers, const std::vector<std::s
   for (size_t i = 0; i < layers.size(); ++i) {
     const int64_t experts = layers[i].num_experts;
     if (ep_size <= experts && experts % ep_size == 0) continue;
-    return Status(Code::kPlan, fmt::format("{} has {} experts, and {} ranks cannot hold the same number of them each: ep sizes that work "
-                                           "for every layer are {}",
-                                           Where(names[i]), experts, ep_size, fmt::join(contract::PossibleEpSizes(common), ", ")));
+    return Status(Code::kPlan,
+                  fmt::format("{} has {} experts, and {} ranks cannot hold the same number of them each: ep sizes that work "
+                              "for every layer are {}",
+                              Where(names[i]), experts, ep_size, fmt::join(contract::PossibleEpSizes(common), ", ")));
   }
   return Status();
 }
@@ -47,7 +48,9 @@ Status NameConstants(const SourceTensors& source, ExpertTensor& tensor) {
   for (size_t i = 0; i < tensor.parts.size(); ++i) {
     if (!tensor.parts[i].tensor.starts_with("constant:")) continue;
     const auto name = source.ConstantName(tensor.sources[i]);
-    if (!name) return Status(Code::kBug, fmt::format("the expert weights {} are not in the archive's table of constants", tensor.parts[i].tensor));
+    if (!name)
+      return Status(Code::kBug,
+                    fmt::format("the expert weights {} are not in the archive's table of constants", tensor.parts[i].tensor));
     tensor.parts[i].tensor = *name;
   }
   return Status();
@@ -55,11 +58,12 @@ Status NameConstants(const SourceTensors& source, ExpertTensor& tensor) {
 
 Status CheckTensor(const ExpertTensor& tensor) {
   if (!contract::FindDtype(tensor.dtype)) {
-    return Status(Code::kPlan, fmt::format("its {} weights are {}: expert weights in F64, F32, F16 and BF16 can be sharded", tensor.role,
-                                           c10::toString(tensor.dtype)));
+    return Status(Code::kPlan, fmt::format("its {} weights are {}: expert weights in F64, F32, F16 and BF16 can be sharded",
+                                           tensor.role, c10::toString(tensor.dtype)));
   }
   if (tensor.sources.size() == tensor.parts.size() && !tensor.parts.empty()) return Status();
-  return Status(Code::kBug, fmt::format("{} source tensors were found for {} parts of {}", tensor.sources.size(), tensor.parts.size(), tensor.role));
+  return Status(Code::kBug, fmt::format("{} source tensors were found for {} parts of {}", tensor.sources.size(),
+                                        tensor.parts.size(), tensor.role));
 }
 
 Status PlanTensors(const SourceTensors& source, PlannedLayer& planned) {
@@ -122,7 +126,8 @@ Result<std::vector<MoeLayer>> DistinctLayers(const MoeModel& model, const Detect
     if (fresh || entry->second == layer.path) {
       distinct.push_back(layer);
     } else {
-      notes->push_back(fmt::format("{} is the same module as {}: its experts are sharded once", Where(layer.path), Where(entry->second)));
+      notes->push_back(
+          fmt::format("{} is the same module as {}: its experts are sharded once", Where(layer.path), Where(entry->second)));
     }
   }
   return distinct;

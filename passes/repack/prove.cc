@@ -60,7 +60,8 @@ class RankTensors {
     const char* data = nullptr;
     int64_t bytes = -1;
     if (shard_) {
-      if (const SafetensorsTensor* stored = shard_->Find(tensor.param)) std::tie(data, bytes) = std::pair(stored->data, static_cast<int64_t>(stored->bytes));
+      if (const SafetensorsTensor* stored = shard_->Find(tensor.param))
+        std::tie(data, bytes) = std::pair(stored->data, static_cast<int64_t>(stored->bytes));
     } else if (const auto stored = Parameter(tensor.param); stored && stored->is_contiguous()) {
       AUTOEP_RETURN_IF_ERROR(AsVerify(model_->archive->CheckTensorRecord(stored->const_data_ptr())));
       std::tie(data, bytes) = std::pair(static_cast<const char*>(stored->const_data_ptr()), static_cast<int64_t>(stored->nbytes()));
@@ -108,7 +109,8 @@ Result<SourceView> ViewSource(const SourcePart& part, const at::Tensor& source, 
     strides.insert(strides.begin(), 0);
   }
   if (static_cast<int64_t>(sizes.size()) != dims || sizes[0] != part.expert_count) {
-    return Fail("{}: the source tensor has {} dimensions and cannot hold {} experts", Printable(part.tensor), source.dim(), part.expert_count);
+    return Fail("{}: the source tensor has {} dimensions and cannot hold {} experts", Printable(part.tensor), source.dim(),
+                part.expert_count);
   }
   if (!matrix) {
     sizes.push_back(1);
@@ -119,10 +121,17 @@ Result<SourceView> ViewSource(const SourcePart& part, const at::Tensor& source, 
     std::swap(strides[1], strides[2]);
   }
   const int64_t columns = matrix ? tensor.shape[2] : 1;
-  if (sizes[2] != columns) return Fail("{}: the source tensor has {} columns, expected {}", Printable(part.tensor), sizes[2], columns);
+  if (sizes[2] != columns)
+    return Fail("{}: the source tensor has {} columns, expected {}", Printable(part.tensor), sizes[2], columns);
   const int64_t bytes = source.element_size();
-  return SourceView{static_cast<const char*>(source.const_data_ptr()), bytes,
-                    sizes[0], sizes[1], sizes[2], strides[0] * bytes, strides[1] * bytes, strides[2] * bytes};
+  return SourceView{static_cast<const char*>(source.const_data_ptr()),
+                    bytes,
+                    sizes[0],
+                    sizes[1],
+                    sizes[2],
+                    strides[0] * bytes,
+                    strides[1] * bytes,
+                    strides[2] * bytes};
 }
 
 bool SameRow(const SourceView& view, const char* source, const char* stored) {
@@ -163,7 +172,8 @@ class Prover {
     for (const auto& [name, coverage] : covered_) {
       for (size_t i = 0; i < coverage.found.size(); ++i) {
         if (coverage.found[i]) continue;
-        return Fail("row {} of expert {} of the source tensor '{}' is in no shard", i % coverage.view.rows, i / coverage.view.rows, Printable(name));
+        return Fail("row {} of expert {} of the source tensor '{}' is in no shard", i % coverage.view.rows, i / coverage.view.rows,
+                    Printable(name));
       }
       ++proof.source_tensors;
       proof.bytes += coverage.bytes;
@@ -176,7 +186,8 @@ class Prover {
     const auto found = names_.Find(part.tensor);
     if (!found) return Fail("the source has no tensor '{}', which the manifest names", Printable(part.tensor));
     const auto dtype = contract::FindDtype(found->scalar_type());
-    if (!dtype || dtype->name != tensor.dtype) return Fail("the source tensor '{}' is not {}", Printable(part.tensor), tensor.dtype);
+    if (!dtype || dtype->name != tensor.dtype)
+      return Fail("the source tensor '{}' is not {}", Printable(part.tensor), tensor.dtype);
     AUTOEP_RETURN_IF_ERROR(source_.archive->CheckTensorRecord(found->const_data_ptr()));
     AUTOEP_ASSIGN_OR_RETURN(const SourceView view, ViewSource(part, *found, tensor));
     Coverage& coverage = covered_[part.tensor];
@@ -188,7 +199,8 @@ class Prover {
     return &coverage;
   }
 
-  Status ProvePart(const ManifestLayer& layer, const ManifestTensor& tensor, const SourcePart& part, const std::vector<const char*>& pieces) {
+  Status ProvePart(const ManifestLayer& layer, const ManifestTensor& tensor, const SourcePart& part,
+                   const std::vector<const char*>& pieces) {
     AUTOEP_ASSIGN_OR_RETURN(Coverage* const coverage, FindSource(part, tensor));
     const SourceView& view = coverage->view;
     const int64_t row_bytes = view.columns * view.element;
@@ -198,7 +210,8 @@ class Prover {
         const int64_t row = part.source_row_begin + r * part.source_row_step;
         if (row < 0 || row >= view.rows) return Fail("the source tensor '{}' has no row {}", Printable(part.tensor), row);
         int8_t& found = coverage->found[e * view.rows + row];
-        if (found++) return Fail("row {} of expert {} of the source tensor '{}' is in the shards twice", row, e, Printable(part.tensor));
+        if (found++)
+          return Fail("row {} of expert {} of the source tensor '{}' is in the shards twice", row, e, Printable(part.tensor));
         const char* stored = pieces.at(slot.rank) + (slot.slot * tensor.shape[1] + part.row_begin + r) * row_bytes;
         if (SameRow(view, view.data + e * view.expert_step + row * view.row_step, stored)) continue;
         return Fail("{}: '{}' of expert {} differs from the source: its row {} is not row {} of '{}'", ranks_[slot.rank].file(),
@@ -219,8 +232,8 @@ class Prover {
 
 Result<ByteProof> ProveBytes(const MoeModel& source, const contract::Manifest& manifest, const std::string& directory) {
   if (manifest.source.digest != source.archive->digest()) {
-    return Fail("{} is not the model that was converted: its digest is {}, and the manifest has {}", Printable(source.archive->path()),
-                source.archive->digest(), manifest.source.digest);
+    return Fail("{} is not the model that was converted: its digest is {}, and the manifest has {}",
+                Printable(source.archive->path()), source.archive->digest(), manifest.source.digest);
   }
   Prover prover(source, manifest);
   AUTOEP_RETURN_IF_ERROR(prover.Open(directory));

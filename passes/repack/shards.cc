@@ -61,7 +61,8 @@ void ForgetSources(const ExpertTensor& tensor, const Archive& source) {
   }
 }
 
-Result<contract::ShardPiece> WritePiece(const PlannedTensor& planned, const contract::Placement& placement, int64_t rank, Shard& shard) {
+Result<contract::ShardPiece> WritePiece(const PlannedTensor& planned, const contract::Placement& placement, int64_t rank,
+                                        Shard& shard) {
   contract::ShardPiece piece;
   piece.rank = rank;
   piece.shape = planned.tensor.shape;
@@ -107,7 +108,8 @@ Result<ShardSet> WriteShards(const Plan& plan, Archive& source, StagedDirectory&
   for (int64_t rank = 0; rank < plan.ep_size; ++rank) {
     AUTOEP_RETURN_IF_ERROR(shards[rank].writer->Finish());
     AUTOEP_RETURN_IF_ERROR(shards[rank].file->Finish());
-    set.files.push_back({contract::ShardName(rank, plan.ep_size), static_cast<int64_t>(shards[rank].file->bytes()), shards[rank].file->sha256()});
+    set.files.push_back(
+        {contract::ShardName(rank, plan.ep_size), static_cast<int64_t>(shards[rank].file->bytes()), shards[rank].file->sha256()});
   }
   return set;
 }

@@ -13,7 +13,7 @@
 namespace autoep {
 
 struct ShardSet {
-  std::vector<contract::ManifestFile> files;                          // by rank
+  std::vector<contract::ManifestFile> files;                           // by rank
   std::vector<std::vector<std::vector<contract::ShardPiece>>> pieces;  // [layer][tensor][rank]
 };
 

@@ -16,6 +16,7 @@ namespace autoep {
 namespace {
 
 constexpr char kListName[] = "autoep/records.json";
+constexpr char kHere[] = "skeleton";
 
 // Records whose storage a tensor of the rewritten module uses: LibTorch writes storages whole.
 std::set<const ZipRecord*> ModelRecords(const Archive& source, const torch::jit::Module& rewritten) {
@@ -32,7 +33,8 @@ std::set<const ZipRecord*> ExpertRecords(const Archive& source, const Plan& plan
   for (const PlannedLayer& planned : plan.layers) {
     for (const PlannedTensor& tensor : planned.tensors) {
       for (const at::Tensor& part : tensor.tensor.sources) {
-        if (seen.insert({part.const_data_ptr(), part.nbytes()}).second) covered[source.RecordAt(part.const_data_ptr())] += part.nbytes();
+        if (seen.insert({part.const_data_ptr(), part.nbytes()}).second)
+          covered[source.RecordAt(part.const_data_ptr())] += part.nbytes();
       }
     }
   }
@@ -45,8 +47,11 @@ std::set<const ZipRecord*> ExpertRecords(const Archive& source, const Plan& plan
 
 class SkeletonWriter {
  public:
-  SkeletonWriter(Archive& source, const Plan& plan, const torch::jit::Module& rewritten)
-      : source_(source), in_model_(ModelRecords(source, rewritten)), in_experts_(ExpertRecords(source, plan)) {}
+  SkeletonWriter(Archive& source, const Plan& plan, const torch::jit::Module& rewritten, bool strip_debug)
+      : source_(source),
+        in_model_(ModelRecords(source, rewritten)),
+        in_experts_(ExpertRecords(source, plan)),
+        strip_debug_(strip_debug) {}
 
   // Throws what LibTorch's writer throws.
   Status Write(const ByteSink& sink) {
@@ -66,19 +71,21 @@ class SkeletonWriter {
     Json records = Json::array();
     std::string serialization_id;
     for (const ZipRecord& record : source_.zip().records()) {
-      const bool model = in_model_.count(&record) > 0;
-      const bool experts = !model && in_experts_.count(&record) > 0;
-      records.push_back({{"name", record.name},
-                         {"bytes", record.size},
-                         {"crc32", record.crc},
-                         {"deflated", record.deflated},
-                         {"in", model ? "model" : experts ? "experts" : "skeleton"}});
-      if (model || experts) continue;
-      AUTOEP_RETURN_IF_ERROR(Copy(record, writer, &serialization_id));
+      const std::string place = PlaceOf(record);
+      records.push_back(
+          {{"name", record.name}, {"bytes", record.size}, {"crc32", record.crc}, {"deflated", record.deflated}, {"in", place}});
+      if (place == kHere) AUTOEP_RETURN_IF_ERROR(Copy(record, writer, &serialization_id));
     }
     const std::string list = DumpJson({{"serialization_id", serialization_id}, {"records", std::move(records)}});
     writer.writeRecord(kListName, list.data(), list.size());
     return Status();
+  }
+
+  std::string PlaceOf(const ZipRecord& record) const {
+    if (in_model_.count(&record) > 0) return "model";
+    if (in_experts_.count(&record) > 0) return "experts";
+    if (strip_debug_ && record.name.ends_with(".debug_pkl")) return "nowhere";
+    return kHere;
   }
 
   Status Copy(const ZipRecord& record, caffe2::serialize::PyTorchStreamWriter& writer, std::string* serialization_id) {
@@ -100,13 +107,15 @@ class SkeletonWriter {
   Archive& source_;
   const std::set<const ZipRecord*> in_model_;
   const std::set<const ZipRecord*> in_experts_;
+  const bool strip_debug_;
 };
 
 }  // namespace
 
-Status WriteSkeleton(Archive& source, const Plan& plan, const torch::jit::Module& rewritten, const ByteSink& sink) {
+Status WriteSkeleton(Archive& source, const Plan& plan, const torch::jit::Module& rewritten, bool strip_debug,
+                     const ByteSink& sink) {
   try {
-    return SkeletonWriter(source, plan, rewritten).Write(sink);
+    return SkeletonWriter(source, plan, rewritten, strip_debug).Write(sink);
   } catch (const c10::Error& error) {
     return Status(Code::kBug, std::string("LibTorch could not write the skeleton: ") + error.what_without_backtrace());
   } catch (const std::exception& error) {

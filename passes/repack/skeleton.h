@@ -5,8 +5,10 @@
 // Format: a zip as LibTorch writes it, root "archive". It holds, byte for byte and under their names, the source's records
 // (code, pickles, debug records, extra files) except tensor records whose every byte lies in expert tensors, and tensor records
 // whose storage model.pt carries. The record "autoep/records.json" lists all records of the source in file order:
-//   {"serialization_id": TEXT, "records": [{"name", "bytes", "crc32", "deflated", "in": "skeleton" | "model" | "experts"}, ...]}
-// The source's ".data/serialization_id" stands in that list only: LibTorch's writer makes its own.
+//   {"serialization_id": TEXT,
+//    "records": [{"name", "bytes", "crc32", "deflated", "in": "skeleton" | "model" | "experts" | "nowhere"}, ...]}
+// The source's ".data/serialization_id" stands in that list only: LibTorch's writer makes its own. Debug records that were to
+// be stripped are "nowhere".
 #pragma once
 
 #include <torch/csrc/jit/api/module.h>
@@ -20,6 +22,7 @@ namespace autoep {
 
 // `rewritten` is the module of model.pt; its replicated tensors still lie in the source's mapping. Checks the CRC of each
 // record it copies (kInput); fails as the sink does.
-Status WriteSkeleton(Archive& source, const Plan& plan, const torch::jit::Module& rewritten, const ByteSink& sink);
+Status WriteSkeleton(Archive& source, const Plan& plan, const torch::jit::Module& rewritten, bool strip_debug,
+                     const ByteSink& sink);
 
 }  // namespace autoep

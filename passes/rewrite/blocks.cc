@@ -77,7 +77,8 @@ bool SameTensors(const MoeLayer& a, const MoeLayer& b) {
 }
 
 Status NotAsDetected(const std::string& path) {
-  return Status(Code::kBug, fmt::format("the MoE block '{}' does not match in place as it did when it was detected", Printable(path)));
+  return Status(Code::kBug,
+                fmt::format("the MoE block '{}' does not match in place as it did when it was detected", Printable(path)));
 }
 
 // Adds the matches of one object to those of the objects before it.

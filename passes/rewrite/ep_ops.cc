@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attributes, then nodes:
-//   %rows, %offsets, %counts, %order, %received = autoep::dispatch(%tokens, %ids, %scale, %placement, %ep_size, %group, %layer, %abi)
-//   %done = autoep::experts(%rows, %offsets, %gate_up, %down, %gate_up_bias, %down_bias, %activation, %args, %layer, %abi)
+//   %rows, %offsets, %counts, %order, %received = autoep::dispatch(%tokens, %ids, %scale, %placement, %ep_size, %group, %layer,
+//   %abi) %done = autoep::experts(%rows, %offsets, %gate_up, %down, %gate_up_bias, %down_bias, %activation, %args, %layer, %abi)
 //   %out = autoep::combine(%done, %weights, %order, %counts, %received, %placement, %ep_size, %group, %layer, %abi)
 #include "passes/rewrite/ep_ops.h"
 
@@ -45,7 +45,8 @@ class Inserter {
     const torch::jit::WithInsertPoint here(match_.insert_after->next());
     Node* const behind = match_.insert_after->next();
     Value* out = InsertOps();
-    for (Node* node = match_.insert_after->next(); node != behind; node = node->next()) node->setSourceRange(match_.out->node()->sourceRange());
+    for (Node* node = match_.insert_after->next(); node != behind; node = node->next())
+      node->setSourceRange(match_.out->node()->sourceRange());
     return out;
   }
 
@@ -59,13 +60,15 @@ class Inserter {
     Value* none = graph_.insertConstant(at::IValue());
     Value* weights = Flat(match_.weights);
     const bool on_input = match_.layer.weights_on_input;
-    Value* sent = Op("dispatch", {Flat(match_.tokens), Flat(match_.ids), on_input ? weights : none, placement, ep_size, group, layer, abi});
+    Value* sent =
+        Op("dispatch", {Flat(match_.tokens), Flat(match_.ids), on_input ? weights : none, placement, ep_size, group, layer, abi});
     const auto parts = graph_.insertNode(graph_.createTupleUnpack(sent))->outputs();
     Value* activation = graph_.insertConstant(match_.layer.activation);
     Value* args = graph_.insertConstant(c10::List<double>(match_.layer.activation_args));
-    Value* done = Op("experts", {parts[0], parts[1], Weight({"gate_up", "up"}), Weight({"down"}), Weight({"gate_up_bias", "up_bias"}),
-                                 Weight({"down_bias"}), activation, args, layer, abi});
-    Value* out = Op("combine", {done, on_input ? none : weights, parts[3], parts[2], parts[4], placement, ep_size, group, layer, abi});
+    Value* done = Op("experts", {parts[0], parts[1], Weight({"gate_up", "up"}), Weight({"down"}),
+                                 Weight({"gate_up_bias", "up_bias"}), Weight({"down_bias"}), activation, args, layer, abi});
+    Value* out =
+        Op("combine", {done, on_input ? none : weights, parts[3], parts[2], parts[4], placement, ep_size, group, layer, abi});
     if (match_.flatten) out = graph_.insert(c10::aten::reshape_as, {out, match_.tokens});
     return Cast(out);
   }
@@ -116,6 +119,8 @@ void AddAttributes(torch::jit::Module& block, const PlannedLayer& planned) {
   block.register_attribute(planned.Attribute("layer"), c10::StringType::get(), planned.label);
 }
 
-Value* InsertEpOps(Graph& graph, const BlockMatch& match, const PlannedLayer& planned) { return Inserter(graph, match, planned).Insert(); }
+Value* InsertEpOps(Graph& graph, const BlockMatch& match, const PlannedLayer& planned) {
+  return Inserter(graph, match, planned).Insert();
+}
 
 }  // namespace autoep

@@ -24,7 +24,7 @@ using Attribute = std::pair<const c10::ClassType*, std::string>;
 
 // What one rewritten layer no longer needs: attributes of modules, outermost first.
 struct Candidate {
-  std::string module;     // path of the holder
+  std::string module;  // path of the holder
   std::string attribute;
   bool is_tensor = false;
 };
@@ -62,7 +62,8 @@ class Usage {
       if (called_before.count(function) == 0) pending.push_back(function);
       ForEachNode(function->graph()->block(), [&](torch::jit::Node* node) {
         if (node->kind() != c10::prim::GetAttr && node->kind() != c10::prim::SetAttr) return;
-        if (const auto type = node->input(0)->type()->cast<c10::ClassType>()) readers_[{type.get(), node->s(c10::attr::name)}].insert(function);
+        if (const auto type = node->input(0)->type()->cast<c10::ClassType>())
+          readers_[{type.get(), node->s(c10::attr::name)}].insert(function);
       });
     }
     while (!pending.empty()) {
@@ -146,7 +147,8 @@ Status CheckNothingLeft(const MoeModel& model, const std::vector<const PlannedLa
   std::map<const void*, std::string> experts;
   for (const PlannedLayer* planned : layers) {
     for (const PlannedTensor& tensor : planned->tensors) {
-      for (const at::Tensor& source : tensor.tensor.sources) experts.emplace(source.storage().unsafeGetStorageImpl(), planned->layer.path);
+      for (const at::Tensor& source : tensor.tensor.sources)
+        experts.emplace(source.storage().unsafeGetStorageImpl(), planned->layer.path);
     }
   }
   std::vector<NamedTensor> left = AttributeTensors(model.module);
@@ -154,9 +156,10 @@ Status CheckNothingLeft(const MoeModel& model, const std::vector<const PlannedLa
   for (const NamedTensor& named : left) {
     const auto found = experts.find(named.tensor.storage().unsafeGetStorageImpl());
     if (found == experts.end()) continue;
-    return Status(Code::kNoMoe, fmt::format("'{}' holds expert weights of the block '{}' and is used by more than the experts: they cannot "
-                                            "be taken out of this model",
-                                            Printable(named.name), Printable(found->second)));
+    return Status(Code::kNoMoe,
+                  fmt::format("'{}' holds expert weights of the block '{}' and is used by more than the experts: they cannot "
+                              "be taken out of this model",
+                              Printable(named.name), Printable(found->second)));
   }
   return Status();
 }
@@ -175,7 +178,9 @@ class PruneExperts : public Pass {
     Change change;
     for (const PlannedLayer* planned : layers) {
       const std::vector<std::string> dropped = pruner.Drop(Candidates(*planned));
-      if (!dropped.empty()) change.edits.push_back(fmt::format("{}: dropped {}", planned->layer.path.empty() ? "the root" : planned->layer.path, fmt::join(dropped, ", ")));
+      if (!dropped.empty())
+        change.edits.push_back(fmt::format("{}: dropped {}", planned->layer.path.empty() ? "the root" : planned->layer.path,
+                                           fmt::join(dropped, ", ")));
     }
     AUTOEP_RETURN_IF_ERROR(CheckNothingLeft(model, layers));
     return change;

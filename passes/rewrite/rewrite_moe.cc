@@ -36,8 +36,9 @@ Status CheckConsumed(const BlockGraph& block, const MoeLayer& layer, const std::
     if (gone.count(node) > 0) left = node;
   });
   if (left == nullptr) return Status();
-  return Status(Code::kBug, fmt::format("the MoE block '{}' still holds a node of the old expert compute: {} -> {}", layer.path,
-                                        left->kind().toQualString(), left->outputs().empty() ? "" : left->outputs()[0]->debugName()));
+  return Status(Code::kBug,
+                fmt::format("the MoE block '{}' still holds a node of the old expert compute: {} -> {}", layer.path,
+                            left->kind().toQualString(), left->outputs().empty() ? "" : left->outputs()[0]->debugName()));
 }
 
 class RewriteMoe : public Pass {

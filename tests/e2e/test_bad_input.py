@@ -22,10 +22,10 @@ def model(models, tmp_path) -> Path:
     return Path(shutil.copy(models[MODEL], tmp_path / "model.pt"))
 
 
-def convert_fails(code: int, model: Path, *words, output: Path | None = None) -> str:
+def convert_fails(code: int, model: Path, *words, size: str | int = 2, output: Path | None = None) -> str:
     """A conversion that fails and changes nothing in the model's folder."""
     before = tool.listing(model.parent)
-    sentence = tool.fails(code, "convert", model, "--ep-size", 2, "-o", output or model.parent / "out", *words)
+    sentence = tool.fails(code, "convert", model, f"--ep-size={size}", "-o", output or model.parent / "out", *words)
     assert tool.listing(model.parent) == before
     return sentence
 
@@ -125,15 +125,15 @@ class TestModelsThatCannotBeConverted:
 class TestPlans:
     @pytest.mark.parametrize("size", ["0", "-1", "-8"])
     def test_sizes_below_one(self, model, size):
-        assert "--ep-size" in convert_fails(USAGE, model, f"--ep-size={size}")
+        assert f"--ep-size cannot be {size}" in convert_fails(USAGE, model, size=size)
 
     @pytest.mark.parametrize("size", ["two", "2.5", "", "99999999999999999999"])
     def test_what_is_not_a_number(self, model, size):
-        assert "--ep-size" in convert_fails(USAGE, model, f"--ep-size={size}")
+        assert "--ep-size" in convert_fails(USAGE, model, size=size)
 
     @pytest.mark.parametrize("size", [3, 5, 16, 9999])
     def test_sizes_that_do_not_divide_the_experts(self, model, size):
-        sentence = convert_fails(PLAN, model, f"--ep-size={size}")
+        sentence = convert_fails(PLAN, model, size=size)
         assert "1, 2, 4" in sentence and "8" in sentence, sentence
 
     def test_an_unknown_preset(self, model):
@@ -142,8 +142,11 @@ class TestPlans:
     def test_an_unknown_layout(self, model):
         assert "did you mean 'per-rank'" in convert_fails(USAGE, model, "--layout", "per_rank")
 
+    def test_a_size_given_twice(self, model):
+        convert_fails(USAGE, model, "--ep-size", 4)
+
     def test_a_dry_run_finds_the_same(self, model):
-        convert_fails(PLAN, model, "--ep-size=3", "--dry-run")
+        convert_fails(PLAN, model, "--dry-run", size=3)
 
 
 class TestOutputs:

@@ -72,7 +72,7 @@ def test_inspect_shows_the_ep_ops(conversions):
         assert layer["ep_ops"] == {"combine": 1, "dispatch": 1, "experts": 1}
     assert len(set(found["expert_bytes_by_rank"])) == 1
     text = tool.succeed("inspect", directory).out
-    assert "combine, dispatch, experts" in text
+    assert "dispatch, experts, combine" in text
     assert "rewritten" in tool.succeed("inspect", directory / "model.pt").out
 
 

@@ -81,7 +81,7 @@ def test_inputs_of_another_model_are_a_usage_error(models, conversions, tmp_path
 
 def test_another_source(models, conversions):
     sentence = tool.fails(VERIFY, "verify", conversions[PLAIN], "--source", models["qwen3moe5_grouped_lm_fp32"])
-    assert "source" in sentence
+    assert "is not the model that was converted" in sentence
 
 
 # Damage that the manifest's digests show.
@@ -135,6 +135,13 @@ def test_a_router_weight_changed(damaged, models):
     assert router in verify_fails(damaged, models)
 
 
+def test_another_placement_table(damaged, models):
+    attribute = manifest.read(damaged)["layers"][0]["placement_attr"]
+    sabotage.change_model(damaged, lambda model: dict(model.named_buffers())[attribute].copy_(torch.zeros(8, 1, 2)))
+    sabotage.refresh(damaged)
+    assert "placement table" in verify_fails(damaged, models)
+
+
 # Damage that only the numbers show.
 
 
@@ -180,7 +187,7 @@ def test_run_refuses(models, conversions, tmp_path):
 def test_run_names_the_rank_whose_tokens_the_model_cannot_take(models, conversions, tmp_path):
     for rank, ids in enumerate([torch.zeros(1, 3, dtype=torch.long), torch.full((1, 3), 1 << 40)]):
         save_file(load_file(models.inputs(PLAIN.model, "1x1")) | {"input_ids": ids}, tmp_path / f"in-{rank}")
-    sentence = tool.fails(VERIFY, "run", conversions[PLAIN], "--inputs", tmp_path / "in-{rank}", "-o", tmp_path / "out", TMPDIR=str(tmp_path))
+    sentence = tool.fails(8, "run", conversions[PLAIN], "--inputs", tmp_path / "in-{rank}", "-o", tmp_path / "out", TMPDIR=str(tmp_path))
     assert sentence.startswith("rank 1: ")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("autoep-*"))
 

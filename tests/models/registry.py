@@ -35,8 +35,10 @@ def _add_transformers4(models: dict[str, Spec]) -> None:
             name = f"mixtral4_{style}_{how}"
             summary = f"Mixtral of transformers 4, MoE loop {style}, {'scripted' if script else 'traced'}"
             for kind, dtype in _DTYPES.items():
-                models[f"{name}_block_{kind}"] = Spec(f"{summary}, alone, {kind}", partial(transformers4.block, style, dtype, script), 4)
-                models[f"{name}_lm_{kind}"] = Spec(f"{summary}, in the traced LM, {kind}", partial(transformers4.lm, style, dtype, script), 4)
+                build = partial(transformers4.block, style, dtype, script)
+                models[f"{name}_block_{kind}"] = Spec(f"{summary}, alone, {kind}", build, 4)
+                build = partial(transformers4.lm, style, dtype, script)
+                models[f"{name}_lm_{kind}"] = Spec(f"{summary}, in the traced LM, {kind}", build, 4)
             build = partial(transformers4.block, style, torch.float32, script, with_logits=True)
             models[f"{name}_block_logits"] = Spec(f"{summary}, returning its router logits", build, 4)
             models[f"{name}_marker"] = Spec(f"{summary}, expert i answers i", partial(markers.block4, style, script), 4)

@@ -3,6 +3,7 @@
 #include "passes/convert.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/ones.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -10,22 +11,25 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 
 #include "passes/detect/detect.h"
 #include "passes/model/tensors.h"
 #include "passes/repack/prove.h"
+#include "plugin/io/json.h"
 #include "plugin/io/safetensors.h"
 #include "plugin/io/sha256.h"
+#include "plugin/io/zip_directory.h"
 #include "plugin/load/load.h"
 #include "tests/passes/sample_moe.h"
 
 namespace autoep {
 namespace {
 
+using ::testing::HasSubstr;
 using testing::MakeBlock;
 using testing::MakeStack;
 using testing::SampleMoe;
-using ::testing::HasSubstr;
 
 ConvertOptions Options(int64_t ep_size, const std::string& layout = "shared") {
   ConvertOptions options;
@@ -115,6 +119,51 @@ TEST(ConvertTest, LeavesTheExpertsToTheShards) {
   }
 }
 
+// Tensors that neither the shards nor model.pt hold stay in the skeleton, and the list says where the others are.
+TEST(ConvertTest, KeepsTheRestInTheSkeleton) {
+  const std::string folder = testing::TempFolder("in");
+  torch::jit::Module block = MakeBlock({});
+  block.register_buffer("unread", at::ones({5}));
+  const std::string source = testing::Save(block, folder);
+  ASSERT_TRUE(ConvertFile(source, folder + "/out", Options(2)).ok());
+  const auto original = ZipDirectory::Open(source);
+  const auto skeleton = ZipDirectory::Open(folder + "/out/source.pt-skeleton");
+  ASSERT_TRUE(skeleton.ok()) << skeleton.status().message();
+  const Json list = Json::parse(*skeleton->Read(*skeleton->Find("autoep/records.json")));
+  std::map<std::string, int> places;
+  for (const Json& record : list["records"]) {
+    const std::string name = record["name"];
+    ++places[record["in"]];
+    if (record["in"] != "skeleton" || name == ".data/serialization_id") continue;
+    ASSERT_NE(skeleton->Find(name), nullptr) << name;
+    EXPECT_TRUE(*skeleton->Read(*skeleton->Find(name)) == *original->Read(*original->Find(name))) << name;
+  }
+  EXPECT_EQ(places["experts"], 12);
+  EXPECT_EQ(places["model"], 2);  // the gate and the buffer
+  EXPECT_EQ(list["records"].size(), original->records().size());
+}
+
+TEST(ConvertTest, StripsTheAuthorsLines) {
+  const std::string folder = testing::TempFolder("in");
+  torch::jit::Module block = MakeBlock({});
+  const std::string source = testing::Save(block, folder);
+  ConvertOptions options = Options(2);
+  ASSERT_TRUE(ConvertFile(source, folder + "/kept", options).ok());
+  options.strip_debug = true;
+  ASSERT_TRUE(ConvertFile(source, folder + "/stripped", options).ok());
+  const auto lines = [&](const std::string& file) {
+    const auto zip = ZipDirectory::Open(folder + file);
+    std::string text;
+    for (const ZipRecord& record : zip->records()) {
+      if (record.name.ends_with(".debug_pkl")) text += *zip->Read(record);
+    }
+    return text;
+  };
+  EXPECT_THAT(lines("/kept/model.pt"), HasSubstr("torch.topk(p, 2"));
+  EXPECT_THAT(lines("/stripped/model.pt"), ::testing::Not(HasSubstr("torch.topk(p, 2")));
+  EXPECT_EQ(lines("/stripped/source.pt-skeleton"), "");
+}
+
 // What ProveBytes says of a shard that `damage` was done to; the manifest's hash is made to fit, as a faulty writer's would.
 class ByteProofTest : public ::testing::Test {
  protected:
@@ -146,7 +195,7 @@ class ByteProofTest : public ::testing::Test {
   contract::Manifest manifest_;
 };
 
-constexpr int64_t kRow = 8 * sizeof(float);      // of gate_up
+constexpr int64_t kRow = 8 * sizeof(float);  // of gate_up
 constexpr int64_t kGateRows = 6, kUpRows = 6;
 
 TEST_F(ByteProofTest, FindsEveryByte) {

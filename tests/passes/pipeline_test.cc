@@ -16,11 +16,11 @@
 namespace autoep {
 namespace {
 
+using ::testing::HasSubstr;
 using testing::MakeBlock;
 using testing::MakeStack;
-using torch::jit::testing::FileCheck;
-using ::testing::HasSubstr;
 using ::testing::Not;
+using torch::jit::testing::FileCheck;
 
 struct Opened {
   MoeModel model;
@@ -188,8 +188,10 @@ const RegisterPass kBoasting({"test-boasting", "", 101, false, [](PassContext&) 
 
 TEST(PipelineTest, ChecksThatAPassSaysWhatItDoes) {
   Opened opened = Open(MakeBlock({}));
-  EXPECT_THAT(RunPipeline(opened.model, opened.plan, {.passes = {"test-boasting"}}).status().message(), HasSubstr("the model is the same"));
-  EXPECT_THAT(RunPipeline(opened.model, opened.plan, {.passes = {"test-silent"}}).status().message(), HasSubstr("no change was reported"));
+  EXPECT_THAT(RunPipeline(opened.model, opened.plan, {.passes = {"test-boasting"}}).status().message(),
+              HasSubstr("the model is the same"));
+  EXPECT_THAT(RunPipeline(opened.model, opened.plan, {.passes = {"test-silent"}}).status().message(),
+              HasSubstr("no change was reported"));
 }
 
 }  // namespace

@@ -67,7 +67,8 @@ class Factory {
   }
 
  private:
-  static void Parameter(Module& module, const std::string& name, std::vector<int64_t> shape, const SampleMoe& sample, at::Generator& random) {
+  static void Parameter(Module& module, const std::string& name, std::vector<int64_t> shape, const SampleMoe& sample,
+                        at::Generator& random) {
     module.register_parameter(name, at::randn(shape, random).to(sample.dtype), /*is_buffer=*/false);
   }
 
@@ -88,7 +89,9 @@ class Factory {
 
 }  // namespace
 
-Module MakeBlock(const SampleMoe& sample, bool helper) { return Factory(std::make_shared<torch::jit::CompilationUnit>()).Block(sample, helper); }
+Module MakeBlock(const SampleMoe& sample, bool helper) {
+  return Factory(std::make_shared<torch::jit::CompilationUnit>()).Block(sample, helper);
+}
 
 Module MakeStack(const SampleMoe& first, const SampleMoe& second, bool share_type) {
   Factory factory(std::make_shared<torch::jit::CompilationUnit>());

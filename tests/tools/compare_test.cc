@@ -99,11 +99,21 @@ TEST(Compare, OtherSequencesAreHeldToTheToleranceAfterAFlip) {
   EXPECT_THAT(CompareWith(other).failure, HasSubstr("of token 22"));
 }
 
+TEST(Compare, AllTokensMayShareOneSequence) {
+  RunRecord other = Record();
+  Reroute(&other, 0, 12, 0.3001);
+  SetOutput(&other, 39, 2);
+  const Comparison flip = CompareWith(other, std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(flip.failure, "");
+  EXPECT_EQ(flip.after_flips, kTokens - 1);
+}
+
 TEST(Compare, AnotherExpertOfAnotherWeightIsNoTie) {
   RunRecord other = Record();
   Reroute(&other, 1, 12, 0.2);
   const Comparison wrong = CompareWith(other);
-  EXPECT_THAT(wrong.failure, HasSubstr("layers.1.mlp: token 12 goes to experts 0 (0.7) and 3 (0.3) in the source and to 0 (0.7) and 5 (0.2)"));
+  EXPECT_THAT(wrong.failure,
+              HasSubstr("layers.1.mlp: token 12 goes to experts 0 (0.7) and 3 (0.3) in the source and to 0 (0.7) and 5 (0.2)"));
   EXPECT_EQ(wrong.first_layer, "layers.1.mlp");
 }
 
@@ -195,7 +205,8 @@ TEST(CheckRows, RowsAreWhatTheRoutesSend) {
   ranks[1].rows[1].rows = 4 * kTokens;  // a dense form would process every row
   const Status dense = CheckRows(ranks, TwoRanks());
   EXPECT_EQ(dense.code(), Code::kVerify);
-  EXPECT_THAT(dense.message(), HasSubstr("layers.1.mlp: the experts of rank 1 processed 160 rows, and the routes of all ranks send it 40"));
+  EXPECT_THAT(dense.message(),
+              HasSubstr("layers.1.mlp: the experts of rank 1 processed 160 rows, and the routes of all ranks send it 40"));
   ranks[1].rows.clear();
   EXPECT_FALSE(CheckRows(ranks, TwoRanks()).ok());
 }

@@ -56,7 +56,7 @@ TEST(ConvertReportTest, TheLastLineNamesLayersExpertsRanksAndPlan) {
 }
 
 TEST(ConvertReportTest, OpsWithTheirCounts) {
-  EXPECT_EQ(OpsText({{"combine", 1}, {"dispatch", 2}}), "combine, dispatch x2");
+  EXPECT_EQ(OpsText({{"combine", 1}, {"dispatch", 2}}), "dispatch x2, combine");
   EXPECT_EQ(OpsText({}), "none");
 }
 

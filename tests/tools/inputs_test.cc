@@ -43,7 +43,8 @@ Module Linear(at::ScalarType dtype) {
 }
 
 TEST(InferInputs, EmbeddingTakesIdsBelowItsRows) {
-  const InputSpec spec = OnlySpec(Defined("def forward(self, ids):\n  return torch.embedding(self.table, ids.view([-1]))\n", {{"table", Weight({50, 16})}}));
+  const InputSpec spec = OnlySpec(
+      Defined("def forward(self, ids):\n  return torch.embedding(self.table, ids.view([-1]))\n", {{"table", Weight({50, 16})}}));
   EXPECT_EQ(spec, (InputSpec{"ids", InputKind::kTokenIds, at::kLong, 50, false}));
 }
 
@@ -101,12 +102,15 @@ TEST(InferInputs, MaskAndPositions) {
 }
 
 TEST(InferInputs, ArgumentsWithDefaultsAreLeftOut) {
-  EXPECT_EQ(OnlySpec(Defined("def forward(self, x, scale: float = 1.0):\n  return torch.linear(x, self.w) * scale\n", {{"w", Weight({8, 24})}})).name,
+  EXPECT_EQ(OnlySpec(Defined("def forward(self, x, scale: float = 1.0):\n  return torch.linear(x, self.w) * scale\n",
+                             {{"w", Weight({8, 24})}}))
+                .name,
             "x");
 }
 
 TEST(InferInputs, AnArgumentThatTellsNothingIsAUsageError) {
-  const auto specs = InferInputs(Defined("def forward(self, x, mystery):\n  return torch.linear(x, self.w) + mystery\n", {{"w", Weight({8, 24})}}));
+  const auto specs = InferInputs(
+      Defined("def forward(self, x, mystery):\n  return torch.linear(x, self.w) + mystery\n", {{"w", Weight({8, 24})}}));
   ASSERT_FALSE(specs.ok());
   EXPECT_EQ(specs.status().code(), Code::kUsage);
   EXPECT_THAT(specs.status().message(), HasSubstr("'mystery'"));
@@ -114,7 +118,8 @@ TEST(InferInputs, AnArgumentThatTellsNothingIsAUsageError) {
 }
 
 TEST(MakeInputs, SeedDecides) {
-  const std::vector<InputSpec> specs = {{"ids", InputKind::kTokenIds, at::kLong, 7, false}, {"x", InputKind::kHidden, at::kBFloat16, 16, false}};
+  const std::vector<InputSpec> specs = {{"ids", InputKind::kTokenIds, at::kLong, 7, false},
+                                        {"x", InputKind::kHidden, at::kBFloat16, 16, false}};
   const NamedTensors first = MakeInputs(specs, {2, 12, false}, 1);
   const NamedTensors again = MakeInputs(specs, {2, 12, false}, 1);
   const NamedTensors other = MakeInputs(specs, {2, 12, false}, 2);
@@ -157,7 +162,8 @@ TEST(RankPath, EveryMarkIsReplaced) {
 TEST(TensorFile, RoundTripOfEveryDtype) {
   const auto folder = TempFolder::Create();
   TensorFile file;
-  for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong, at::kInt, at::kShort, at::kChar, at::kByte, at::kBool}) {
+  for (const at::ScalarType dtype :
+       {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong, at::kInt, at::kShort, at::kChar, at::kByte, at::kBool}) {
     file.tensors.emplace_back(c10::toString(dtype), at::rand({2, 3}).mul(9).to(dtype));
   }
   file.tensors.emplace_back("empty", at::rand({0, 5}));
@@ -168,7 +174,8 @@ TEST(TensorFile, RoundTripOfEveryDtype) {
   EXPECT_EQ(read->metadata.at("key"), "value");
   EXPECT_EQ(read->tensors.size(), file.tensors.size());
   for (const auto& [name, tensor] : file.tensors) {
-    const auto found = std::find_if(read->tensors.begin(), read->tensors.end(), [&](const auto& other) { return other.first == name; });
+    const auto found =
+        std::find_if(read->tensors.begin(), read->tensors.end(), [&](const auto& other) { return other.first == name; });
     ASSERT_NE(found, read->tensors.end()) << name;
     EXPECT_EQ(found->second.scalar_type(), tensor.scalar_type());
     EXPECT_TRUE(at::equal(found->second, tensor)) << name;

@@ -8,6 +8,7 @@
 namespace autoep {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 MoeLayer MakeLayer(const std::string& path) {
@@ -37,9 +38,13 @@ class LayerReportTest : public ::testing::Test {
 
 TEST_F(LayerReportTest, OneRowALayer) {
   EXPECT_EQ(LayerTable({MakeLayer("layers.0.mlp"), MakeLayer("")}, console_),
-            "layer         family   form        experts  top-k  hidden x intermediate  activation  dtype     expert bytes\n"
-            "layers.0.mlp  mixtral  grouped_mm        8      2  64 x 96                silu_gated  BFloat16     192.0 KiB\n"
-            "(root)        mixtral  grouped_mm        8      2  64 x 96                silu_gated  BFloat16     192.0 KiB\n");
+            "layer         family   form        experts  top-k  hidden x intermediate  activation  dtype  expert bytes\n"
+            "layers.0.mlp  mixtral  grouped_mm        8      2  64 x 96                silu_gated  BF16      192.0 KiB\n"
+            "(root)        mixtral  grouped_mm        8      2  64 x 96                silu_gated  BF16      192.0 KiB\n");
+}
+
+TEST_F(LayerReportTest, LayersOfOneModuleAreNumbered) {
+  EXPECT_THAT(LayerTable({MakeLayer("m"), MakeLayer("m")}, console_), AllOf(HasSubstr("\nm[0] "), HasSubstr("\nm[1] ")));
 }
 
 TEST_F(LayerReportTest, EqualRemarksAreSaidOnce) {

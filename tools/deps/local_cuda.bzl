@@ -62,7 +62,7 @@ def _local_cuda_impl(ctx):
             ctx.symlink(folder.get_child("include"), "include{}".format(len(includes)))
             includes.append(str(folder.get_child("include")))
     if not includes or not lib.get_child("libcudart.so.13").exists:
-        fail("nvcc was found at {}, but the CUDA runtime beside torch ({}) was not: reinstall torch, or set AUTOEP_CUDA=off".format(nvcc, lib))
+        fail("nvcc is {}, but {} has no CUDA runtime: reinstall torch, or set AUTOEP_CUDA=off".format(nvcc, lib))
     names = ["include{}".format(i) for i in range(len(includes))]
     options = ["'-L{}'".format(lib), "'-Wl,-rpath,{}'".format(lib), "-l:libcudart.so.13"]
     ctx.file("BUILD", _CUDA_BUILD.format(

@@ -51,7 +51,7 @@ def _find(ctx):
 def _version(ctx, folder):
     header = folder.get_child("include").get_child("torch").get_child("headeronly").get_child("version.h")
     if not header.exists:
-        fail("{0} is no LibTorch {1}: it has no {2}. Set LIBTORCH to the folder that holds include/ and lib/".format(folder, _VERSION, header))
+        fail("{} is no LibTorch {}: set LIBTORCH to the folder that holds its include/ and lib/".format(folder, _VERSION))
     numbers = {}
     for line in ctx.read(header).split("\n"):
         words = line.split(" ")

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Opening archives over a mapping, and writing them: nothing is copied, damage is found, names leave no trace.
-#include "passes/model/moe_model.h"
-
 #include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
@@ -13,17 +11,18 @@
 #include <fstream>
 
 #include "passes/model/modules.h"
+#include "passes/model/moe_model.h"
 #include "passes/model/tensors.h"
 #include "tests/passes/sample_moe.h"
 
 namespace autoep {
 namespace {
 
+using ::testing::HasSubstr;
 using testing::MakeBlock;
 using testing::MakeStack;
 using testing::Save;
 using testing::TempFolder;
-using ::testing::HasSubstr;
 
 std::string Read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -55,8 +54,8 @@ TEST(OpenModelTest, NamesTensors) {
   const auto model = OpenModel(Save(MakeBlock({.experts = 2}), TempFolder("in")));
   std::vector<std::string> names;
   for (const NamedTensor& named : AttributeTensors(model->module)) names.push_back(named.name);
-  EXPECT_THAT(names, ::testing::ElementsAre("gate", "experts.e0.w1", "experts.e0.w3", "experts.e0.w2", "experts.e1.w1", "experts.e1.w3",
-                                            "experts.e1.w2"));
+  EXPECT_THAT(names, ::testing::ElementsAre("gate", "experts.e0.w1", "experts.e0.w3", "experts.e0.w2", "experts.e1.w1",
+                                            "experts.e1.w3", "experts.e1.w2"));
 }
 
 TEST(OpenModelTest, NamesTheConstantsOfAFrozenModel) {
@@ -81,9 +80,11 @@ TEST(OpenModelTest, KnowsTheAuthorsLines) {
   module.define("def forward(self, x):\n    return torch.relu(x)\n");
   const auto model = OpenModel(Save(module, TempFolder("in")));
   std::string text;
-  ForEachNode(torch::jit::toGraphFunction(model->module.get_method("forward").function()).graph()->block(), [&](torch::jit::Node* node) {
-    if (const auto range = node->sourceRange().findSourceRangeThatGenerated()) text += range->source()->text_str().str();
-  });
+  ForEachNode(torch::jit::toGraphFunction(model->module.get_method("forward").function()).graph()->block(),
+              [&](torch::jit::Node* node) {
+                if (const auto range = node->sourceRange().findSourceRangeThatGenerated())
+                  text += range->source()->text_str().str();
+              });
   EXPECT_THAT(text, HasSubstr("def forward(self, x):"));
 }
 
@@ -150,9 +151,8 @@ TEST(WriteModelTest, KeepsWhatWasOpened) {
 TEST(WriteModelTest, GivesBackTheSinksFailure) {
   for (int allowed : {0, 1, 3, 10}) {
     int left = allowed;
-    const Status status = WriteModel(MakeBlock({}), {}, [&](const void*, size_t) {
-      return left-- > 0 ? Status() : Status(Code::kOutput, "the disk is full");
-    });
+    const Status status = WriteModel(
+        MakeBlock({}), {}, [&](const void*, size_t) { return left-- > 0 ? Status() : Status(Code::kOutput, "the disk is full"); });
     EXPECT_EQ(status.message(), "the disk is full");
   }
 }

@@ -44,8 +44,10 @@ TEST(CanonicalExpertTest, TurnsATransposedTensor) {
 
 TEST(CanonicalExpertTest, SortsInterleavedRows) {
   const at::Tensor stored = Numbers({3, 4, 5});
-  const SourcePart gate{.tensor = "w", .expert_count = 3, .row_begin = 0, .row_count = 2, .source_row_begin = 0, .source_row_step = 2};
-  const SourcePart up{.tensor = "w", .expert_count = 3, .row_begin = 2, .row_count = 2, .source_row_begin = 1, .source_row_step = 2};
+  const SourcePart gate{
+      .tensor = "w", .expert_count = 3, .row_begin = 0, .row_count = 2, .source_row_begin = 0, .source_row_step = 2};
+  const SourcePart up{
+      .tensor = "w", .expert_count = 3, .row_begin = 2, .row_count = 2, .source_row_begin = 1, .source_row_step = 2};
   ExpectExperts(GateUp({gate, up}, {stored, stored}), at::cat({stored.slice(1, 0, 4, 2), stored.slice(1, 1, 4, 2)}, 1));
 }
 
@@ -69,9 +71,13 @@ TEST(CanonicalExpertTest, TakesBiases) {
 
 TEST(CanonicalExpertTest, RefusesPartsThatDoNotFit) {
   const at::Tensor stacked = Numbers({3, 4, 5});
-  EXPECT_EQ(CanonicalExpert(GateUp({{.tensor = "w", .expert_count = 2, .row_count = 4}}, {stacked}), 0).status().code(), Code::kBug);
-  EXPECT_EQ(CanonicalExpert(GateUp({{.tensor = "w", .expert_count = 3, .row_count = 5}}, {stacked}), 0).status().code(), Code::kBug);
-  EXPECT_EQ(CanonicalExpert(GateUp({{.tensor = "w", .expert_begin = 1, .expert_count = 1, .row_count = 4}}, {stacked[0]}), 0).status().code(),
+  EXPECT_EQ(CanonicalExpert(GateUp({{.tensor = "w", .expert_count = 2, .row_count = 4}}, {stacked}), 0).status().code(),
+            Code::kBug);
+  EXPECT_EQ(CanonicalExpert(GateUp({{.tensor = "w", .expert_count = 3, .row_count = 5}}, {stacked}), 0).status().code(),
+            Code::kBug);
+  EXPECT_EQ(CanonicalExpert(GateUp({{.tensor = "w", .expert_begin = 1, .expert_count = 1, .row_count = 4}}, {stacked[0]}), 0)
+                .status()
+                .code(),
             Code::kBug);
 }
 
