@@ -5,8 +5,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <filesystem>
+#include <cerrno>
+#include <memory>
+#include <optional>
 
 #include "passes/detect/detect.h"
 #include "passes/model/moe_model.h"
@@ -105,11 +106,19 @@ class ConvertCommand : public Subcommand {
     }
     OutputOptions output = Output();
     output.expected_bytes = ExpectedBytes(report);
-    AUTOEP_ASSIGN_OR_RETURN(const std::unique_ptr<StagedDirectory> staged, StagedDirectory::Create(output_, output));
-    const OnInterrupt undo([path = staged->path()] { RemoveStaging(path); });
+    std::unique_ptr<StagedDirectory> staged;
+    std::optional<OnInterrupt> undo;
+    {
+      const HoldInterrupts hold;
+      AUTOEP_ASSIGN_OR_RETURN(staged, StagedDirectory::Create(output_, output));
+      undo.emplace([path = staged->path()] { RemoveStaging(path); });
+    }
     AUTOEP_RETURN_IF_ERROR(passes_.MakeDumpFolder());
     AUTOEP_RETURN_IF_ERROR(WriteAndVerify(model, detection, *staged, report, console));
-    AUTOEP_RETURN_IF_ERROR(staged->Publish());
+    {
+      const HoldInterrupts hold;
+      AUTOEP_RETURN_IF_ERROR(staged->Publish());
+    }
     PrintReport(plan, detection.refusals, report, console);
     return Status();
   }

@@ -17,7 +17,7 @@ namespace autoep {
 namespace {
 
 struct UndoList {
-  std::mutex mutex;
+  std::recursive_mutex mutex;  // what holds interrupts may add and drop undos
   int64_t next = 0;
   std::map<int64_t, std::function<void()>> actions;
 };
@@ -68,5 +68,9 @@ OnInterrupt::~OnInterrupt() {
   const std::lock_guard lock(Undos().mutex);
   Undos().actions.erase(id_);
 }
+
+HoldInterrupts::HoldInterrupts() { Undos().mutex.lock(); }
+
+HoldInterrupts::~HoldInterrupts() { Undos().mutex.unlock(); }
 
 }  // namespace autoep

@@ -25,4 +25,13 @@ class OnInterrupt {
   int64_t id_;
 };
 
+// While it lives, an interrupt waits. For short steps that must not be left half done.
+class HoldInterrupts {
+ public:
+  HoldInterrupts();
+  ~HoldInterrupts();
+  HoldInterrupts(const HoldInterrupts&) = delete;
+  HoldInterrupts& operator=(const HoldInterrupts&) = delete;
+};
+
 }  // namespace autoep

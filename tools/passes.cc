@@ -10,6 +10,7 @@
 #include "plugin/io/output.h"
 #include "plugin/io/text.h"
 #include "tools/arguments.h"
+#include "tools/interrupt.h"
 #include "tools/layer_report.h"
 #include "tools/pass_options.h"
 #include "tools/subcommand.h"
@@ -73,6 +74,7 @@ class Passes : public Subcommand {
     AUTOEP_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(model, detection, ep_size_));
     AUTOEP_RETURN_IF_ERROR(options_.MakeDumpFolder());
     AUTOEP_ASSIGN_OR_RETURN(const PipelineReport report, RunPipeline(model, plan, options));
+    const HoldInterrupts hold;
     AUTOEP_ASSIGN_OR_RETURN(const std::unique_ptr<StagedFile> file, StagedFile::Create(output_, output));
     AUTOEP_RETURN_IF_ERROR(WriteModel(model.module, {}, file->file().Sink()));
     AUTOEP_RETURN_IF_ERROR(file->Publish());

@@ -43,7 +43,7 @@ def run(job: dict, rank: int, world: int, out: Path) -> None:
     for step, files in enumerate(job["inputs"]):
         inputs = load_file(files[rank])
         with torch.set_grad_enabled(gradients):
-            outputs = outputs_of(model(*inputs.values()))
+            outputs = outputs_of(model(**inputs))
         if gradients:
             loss_of(outputs).backward()
         found = {name: tensor.detach().contiguous() for name, tensor in outputs.items()}

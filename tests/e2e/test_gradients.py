@@ -21,7 +21,7 @@ def source_gradients(path, inputs) -> dict[str, torch.Tensor]:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for file in inputs:
-        loss_of(outputs_of(model(*load_file(file).values()))).backward()
+        loss_of(outputs_of(model(**load_file(file)))).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 

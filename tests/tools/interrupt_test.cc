@@ -72,5 +72,19 @@ TEST(InterruptTest, WhatIsFinishedIsNotUndone) {
   EXPECT_EQ(outcome.written, "");
 }
 
+TEST(InterruptTest, AHeldInterruptWaitsAndThenHappens) {
+  const Outcome outcome = RunChild([](int fd) {
+    {
+      const HoldInterrupts hold;
+      OnInterrupt inside(Writer(fd, "x"));
+      kill(getpid(), SIGTERM);
+      Writer(fd, "h")();
+    }
+    for (;;) pause();
+  });
+  EXPECT_EQ(outcome.exit_code, 143);
+  EXPECT_EQ(outcome.written, "h");
+}
+
 }  // namespace
 }  // namespace autoep
