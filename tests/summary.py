@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Adds up a test run: the ten slowest tests, then 'N passed, N failed' over Bazel's and pytest's tests.
-# usage: summary.py FOLDER RUNNERS_FAILED, where FOLDER holds bazel.json (build events) and pytest.xml (JUnit).
+# usage: summary.py FOLDER RUNNERS_FAILED, where FOLDER holds bazel.json (build events) and pytest*.xml (JUnit).
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -55,8 +55,8 @@ def _target_tests(label: str, result: dict) -> list[Test]:
 def main() -> int:
     folder, runners_failed = Path(sys.argv[1]), sys.argv[2] != "0"
     tests = bazel_tests(folder / "bazel.json") if (folder / "bazel.json").exists() else []
-    if (folder / "pytest.xml").exists():
-        tests += junit_tests(folder / "pytest.xml", "pytest ")
+    for report in sorted(folder.glob("pytest*.xml")):
+        tests += junit_tests(report, "pytest ")
     if runners_failed and not any(test.failed for test in tests):
         tests.append(Test("the run itself: see above", 0, failed=True))
 

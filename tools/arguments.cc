@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <sstream>
 
 #include "plugin/io/text.h"
@@ -79,7 +80,12 @@ Status CheckWords(const CLI::App& app, const std::vector<std::string>& words) {
                                                 Printable(name), DidYouMean(name, OptionNames(chain)), CommandName(chain)));
       }
       const bool value_attached = is_long ? word.size() > name.size() : word.size() > 2;
-      if (option->get_expected_min() > 0 && !value_attached) ++i;
+      const bool takes_value = option->get_expected_min() > 0;
+      // CLI11 would take the next word as the value.
+      if (takes_value && is_long && word.size() == name.size() + 1) {
+        return Status(Code::kUsage, fmt::format("{} cannot be ''; put a value after the '='", name));
+      }
+      if (takes_value && !value_attached) ++i;
     } else if (HasSubcommands(*chain.back())) {
       const CLI::App* sub = FindSubcommand(*chain.back(), word);
       if (!sub) return UnknownSubcommand(chain, word);
@@ -95,6 +101,14 @@ Status CheckChoice(const std::string& option, const std::string& value, const st
   }
   return Status(Code::kUsage, fmt::format("{} cannot be '{}'{}; it takes {}", option, Printable(value),
                                           DidYouMean(value, choices), JoinWords(choices)));
+}
+
+Result<int64_t> ParseWhole(const std::string& option, const std::string& text, int64_t min) {
+  int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error == std::errc() && stop == end && value >= min) return value;
+  return Status(Code::kUsage, fmt::format("{} cannot be '{}'; it takes a whole number from {} on", option, Printable(text), min));
 }
 
 std::vector<std::string> SplitCommas(const std::string& text) {

@@ -75,7 +75,7 @@ class ConvertCommand : public Subcommand {
 
   void Declare(CLI::App& app) override {
     app.add_option("MODEL", path_, "A TorchScript file")->required();
-    app.add_option("--ep-size", options_.ep_size, "Ranks that share the experts")->type_name("N")->required();
+    app.add_option("--ep-size", ep_size_, "Ranks that share the experts")->type_name("N")->required();
     app.add_option("-o,--output", output_, "The directory to make")->type_name("DIR")->group("Output");
     app.add_flag("--overwrite", overwrite_, "Replace a converted directory that is there")->group("Output");
     app.add_option("--layout", options_.layout, "shared (one model and a shard a rank) or per-rank (a whole model a rank)")
@@ -127,9 +127,7 @@ class ConvertCommand : public Subcommand {
   Status CheckOptions() {
     AUTOEP_RETURN_IF_ERROR(CheckChoice("--layout", options_.layout, {"shared", "per-rank"}));
     if (!verify_.empty()) AUTOEP_RETURN_IF_ERROR(CheckChoice("--verify", verify_, {"full"}));
-    if (options_.ep_size < 1) {
-      return Status(Code::kUsage, fmt::format("--ep-size cannot be {}; it is a number of ranks, at least 1", options_.ep_size));
-    }
+    AUTOEP_ASSIGN_OR_RETURN(options_.ep_size, ParseWhole("--ep-size", ep_size_, 1));
     if (output_.empty() && !dry_run_) return Status(Code::kUsage, "-o is needed: the directory to make (or --dry-run)");
     if (!preset_.empty()) {
       AUTOEP_ASSIGN_OR_RETURN(wanted_, FindOrLoadPreset(preset_));
@@ -227,6 +225,7 @@ class ConvertCommand : public Subcommand {
   }
 
   std::string path_;
+  std::string ep_size_;
   std::string output_;
   std::string preset_;
   std::string verify_;

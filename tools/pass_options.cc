@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "plugin/io/text.h"
+#include "tools/arguments.h"
 
 namespace autoep {
 void PassOptions::Declare(CLI::App& app) {
@@ -25,8 +26,9 @@ Result<PipelineOptions> PassOptions::Resolve() const {
     AUTOEP_ASSIGN_OR_RETURN(DisabledPass disabled, ParseDisabledPass(text));
     options.disabled.push_back(std::move(disabled));
   }
-  if (limit_ && *limit_ < 0) return Status(Code::kUsage, fmt::format("--pass-limit cannot be {}; it is a count of edits", *limit_));
-  options.limit = limit_;
+  if (!limit_.empty()) {
+    AUTOEP_ASSIGN_OR_RETURN(options.limit, ParseWhole("--pass-limit", limit_, 0));
+  }
   options.dump_ir = dump_ir_;
   return options;
 }

@@ -3,8 +3,6 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +22,7 @@ class PassOptions {
 
  private:
   std::vector<std::string> disabled_;
-  std::optional<int64_t> limit_;
+  std::string limit_;
   std::string dump_ir_;
 };
 

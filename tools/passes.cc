@@ -64,6 +64,7 @@ class Passes : public Subcommand {
     AUTOEP_ASSIGN_OR_RETURN(PipelineOptions options, options_.Resolve());
     options.passes = SplitCommas(names_);
     AUTOEP_RETURN_IF_ERROR(CheckPassNames(options.passes));
+    AUTOEP_ASSIGN_OR_RETURN(const int64_t ep_size, ParseWhole("--ep-size", ep_size_, 1));
     OutputOptions output;
     output.overwrite = overwrite_;
     output.inputs = {path_};
@@ -71,7 +72,7 @@ class Passes : public Subcommand {
     AUTOEP_ASSIGN_OR_RETURN(MoeModel model, OpenModel(path_));
     const Detection detection = Detect(model.module, {});
     if (detection.layers.empty()) return NoLayersError(path_, detection.refusals);
-    AUTOEP_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(model, detection, ep_size_));
+    AUTOEP_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(model, detection, ep_size));
     AUTOEP_RETURN_IF_ERROR(options_.MakeDumpFolder());
     AUTOEP_ASSIGN_OR_RETURN(const PipelineReport report, RunPipeline(model, plan, options));
     const HoldInterrupts hold;
@@ -105,7 +106,7 @@ class Passes : public Subcommand {
   std::string path_;
   std::string names_;
   std::string output_;
-  int64_t ep_size_ = 1;
+  std::string ep_size_ = "1";
   bool overwrite_ = false;
   PassOptions options_;
 };

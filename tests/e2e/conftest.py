@@ -63,8 +63,8 @@ class Conversions:
 
 
 def _chosen_cases(request: pytest.FixtureRequest) -> list[cases.Case]:
-    chosen = [item.callspec.params["case"] for item in request.session.items if "case" in getattr(item, "callspec", _NoParams).params]
-    return list(dict.fromkeys(chosen))
+    named = [getattr(item, "callspec", _NoParams).params.get("case") for item in request.session.items]
+    return list(dict.fromkeys(case for case in named if isinstance(case, cases.Case)))
 
 
 class _NoParams:

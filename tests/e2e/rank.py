@@ -37,6 +37,11 @@ def loss_of(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
     return total
 
 
+def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Of every parameter; zero where no token reached it."""
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.contiguous() for name, p in model.named_parameters()}
+
+
 def run(job: dict, rank: int, world: int, out: Path) -> None:
     model = load(job, rank, world)
     gradients = job.get("gradients", False)
@@ -49,8 +54,7 @@ def run(job: dict, rank: int, world: int, out: Path) -> None:
         found = {name: tensor.detach().contiguous() for name, tensor in outputs.items()}
         save_file(found, out / f"{job['name']}.step{step}.rank{rank}.safetensors")
     if gradients:
-        grads = {name: p.grad.contiguous() for name, p in model.named_parameters() if p.grad is not None}
-        save_file(grads, out / f"{job['name']}.gradients.rank{rank}.safetensors")
+        save_file(gradients_of(model), out / f"{job['name']}.gradients.rank{rank}.safetensors")
 
 
 def main() -> None:

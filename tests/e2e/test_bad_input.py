@@ -125,11 +125,11 @@ class TestModelsThatCannotBeConverted:
 class TestPlans:
     @pytest.mark.parametrize("size", ["0", "-1", "-8"])
     def test_sizes_below_one(self, model, size):
-        assert f"--ep-size cannot be {size}" in convert_fails(USAGE, model, size=size)
+        assert f"--ep-size cannot be '{size}'" in convert_fails(USAGE, model, size=size)
 
     @pytest.mark.parametrize("size", ["two", "2.5", "", "99999999999999999999"])
     def test_what_is_not_a_number(self, model, size):
-        assert "--ep-size" in convert_fails(USAGE, model, size=size)
+        assert f"--ep-size cannot be '{size}'" in convert_fails(USAGE, model, size=size)
 
     @pytest.mark.parametrize("size", [3, 5, 16, 9999])
     def test_sizes_that_do_not_divide_the_experts(self, model, size):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from e2e import cases, launch, manifest
-from e2e.rank import loss_of, outputs_of
+from e2e.rank import gradients_of, loss_of, outputs_of
 
 LIMIT = 1e-4  # of a parameter's largest gradient
 SHAPES = ["3x7", "2x12"]  # of rank 0 and rank 1
@@ -22,7 +22,7 @@ def source_gradients(path, inputs) -> dict[str, torch.Tensor]:
         parameter.requires_grad_(True)
     for file in inputs:
         loss_of(outputs_of(model(**load_file(file)))).backward()
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return gradients_of(model)
 
 
 def check_gradient(found: torch.Tensor, expected: torch.Tensor, where: str) -> None:

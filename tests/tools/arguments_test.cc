@@ -57,6 +57,10 @@ TEST_F(CheckWordsTest, AnAttachedValueDoesNotHideTheNextWord) {
   EXPECT_THAT(Message({"convert", "--ep-size=2", "--jsn"}), HasSubstr("did you mean '--json'?"));
 }
 
+TEST_F(CheckWordsTest, AnEmptyAttachedValueIsRefused) {
+  EXPECT_THAT(Message({"convert", "--ep-size=", "m.pt"}), HasSubstr("--ep-size cannot be ''"));
+}
+
 TEST_F(CheckWordsTest, UnknownShortOption) { EXPECT_THAT(Message({"convert", "-x"}), HasSubstr("no option '-x'")); }
 
 TEST_F(CheckWordsTest, OptionOfAnotherSubcommandIsUnknown) {
@@ -87,6 +91,16 @@ TEST(CheckChoiceTest, SuggestsTheClosest) {
   const Status status = CheckChoice("--layout", "per_rank", {"shared", "per-rank"});
   EXPECT_EQ(status.code(), Code::kUsage);
   EXPECT_EQ(status.message(), "--layout cannot be 'per_rank' (did you mean 'per-rank'?); it takes shared and per-rank");
+}
+
+TEST(ParseWholeTest, TakesDecimalNumbersOnly) {
+  EXPECT_EQ(*ParseWhole("--n", "12", 1), 12);
+  EXPECT_EQ(*ParseWhole("--n", "0", 0), 0);
+  for (const char* text : {"", "two", "2.5", "1e3", "0x2", " 2", "2 ", "+2", "-1", "0", "99999999999999999999"}) {
+    const auto result = ParseWhole("--n", text, 1);
+    EXPECT_EQ(result.status().code(), Code::kUsage) << text;
+    EXPECT_THAT(result.status().message(), HasSubstr("--n cannot be '" + std::string(text) + "'; it takes a whole number from 1 on"));
+  }
 }
 
 TEST(SplitCommasTest, DropsEmptyParts) { EXPECT_THAT(SplitCommas("a,,b,"), ElementsAre("a", "b")); }

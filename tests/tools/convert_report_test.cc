@@ -46,7 +46,7 @@ TEST(ConvertReportTest, TheTableComparesBeforeWithOneRank) {
   Console console;
   console.SetColor(When::kNever);
   const std::string table = BeforeAfterTable(MakeReport("shared"), console);
-  EXPECT_THAT(table, HasSubstr("EP ops                   0              3\n"));
+  EXPECT_THAT(table, HasSubstr("EP ops                    0              3\n"));
   EXPECT_THAT(table, HasSubstr("expert bytes        2.0 KiB         1000 B\n"));
   EXPECT_THAT(table, HasSubstr("other tensor bytes    500 B          500 B\n"));
 }
