@@ -74,7 +74,7 @@ class ConvertCommand : public Subcommand {
   }
 
   void Declare(CLI::App& app) override {
-    app.add_option("MODEL", path_, "A TorchScript file")->required();
+    app.add_option("MODEL", path_, "A TorchScript file")->type_name("FILE")->required();
     app.add_option("--ep-size", ep_size_, "Ranks that share the experts")->type_name("N")->required();
     app.add_option("-o,--output", output_, "The directory to make")->type_name("DIR")->group("Output");
     app.add_flag("--overwrite", overwrite_, "Replace a converted directory that is there")->group("Output");
@@ -119,6 +119,7 @@ class ConvertCommand : public Subcommand {
       const HoldInterrupts hold;
       AUTOEP_RETURN_IF_ERROR(staged->Publish());
     }
+    for (const Refusal& refusal : detection.refusals) console.Warning("left as it was: " + RefusalSentence(refusal));
     PrintReport(plan, detection.refusals, report, console);
     return Status();
   }
@@ -155,7 +156,20 @@ class ConvertCommand : public Subcommand {
     options.preset = wanted_.get();
     Detection detection = Detect(model.module, options);
     if (detection.layers.empty()) return NoLayersError(path_, detection.refusals);
+    for (const MoeLayer& layer : detection.layers) AUTOEP_RETURN_IF_ERROR(CheckFamily(layer));
     return detection;
+  }
+
+  // A preset may name a block that no family knows, but not one that is another family's.
+  Status CheckFamily(const MoeLayer& layer) const {
+    if (!wanted_) return Status();
+    for (const Preset& preset : PresetRegistry::Builtin().presets()) {
+      if (preset.name == wanted_->name || !preset.block.Matches(layer.class_name)) continue;
+      return Status(Code::kNoMoe, fmt::format("--preset {}: {} is a {}, which is of family {}; name that one, or leave --preset out",
+                                              Printable(wanted_->name), Printable(PathName(layer.path)),
+                                              Printable(layer.class_name), preset.name));
+    }
+    return Status();
   }
 
   Status WriteAndVerify(MoeModel& model, const Detection& detection, StagedDirectory& staged, BeforeAfter& report,

@@ -117,6 +117,8 @@ class Walker {
     }
     if (Tells(frame, node, use.offset, cast)) return {};
     std::vector<const Value*> next;
+    // A loop's operands are its trip count, its condition, and the first values of what its body carries.
+    if (node->kind() == torch::jit::prim::Loop && use.offset >= 2) next.push_back(node->blocks()[0]->inputs()[use.offset - 1]);
     for (const Value* output : node->outputs()) {
       if (IsTensorLike(output)) next.push_back(output);
     }

@@ -92,7 +92,7 @@ class Inspect : public Subcommand {
   }
 
   void Declare(CLI::App& app) override {
-    app.add_option("MODEL", path_, "A TorchScript file, or a converted directory")->required();
+    app.add_option("MODEL", path_, "A TorchScript file, or a converted directory")->type_name("FILE|DIR")->required();
     app.add_option("--why", why_, "Explain one module: what was found in it, or which condition failed")->type_name("MODULE");
     AddJsonFlag(app);
   }
@@ -103,7 +103,7 @@ class Inspect : public Subcommand {
     const ModelSummary summary = Summarize(model.module);
     if (summary.EpOpCount() > 0) return InspectConverted(model, summary, console);
     const Detection detection = Detect(model.module, {});
-    if (!why_.empty()) return Explain(model, detection, console);
+    if (!why_.empty()) return Explain(model, detection, why_ == PathName("") ? "" : why_, console);
     if (json()) {
       PrintJson(model, summary, detection, console);
     } else {
@@ -150,19 +150,19 @@ class Inspect : public Subcommand {
     console.Print(DumpJson(document));
   }
 
-  Status Explain(const MoeModel& model, const Detection& detection, Console& console) {
+  Status Explain(const MoeModel& model, const Detection& detection, const std::string& path, Console& console) const {
     if (json()) return Status(Code::kUsage, "--why explains in words; use --json without it");
-    AUTOEP_RETURN_IF_ERROR(CheckModule(model.module, why_));
-    const std::string module = Printable(PathName(why_));
+    AUTOEP_RETURN_IF_ERROR(CheckModule(model.module, path));
+    const std::string module = Printable(PathName(path));
     bool explained = false;
     for (const MoeLayer& layer : detection.layers) {
-      if (!Covers(why_, layer.path)) continue;
+      if (!Covers(path, layer.path)) continue;
       console.Print(LayerTable({layer}, console) + "\n" + LayerRemarks({layer}) + "\n");
       explained = true;
     }
     std::vector<Refusal> refusals;
     for (const Refusal& refusal : detection.refusals) {
-      if (Covers(why_, refusal.path)) refusals.push_back(refusal);
+      if (Covers(path, refusal.path)) refusals.push_back(refusal);
     }
     console.Print(RefusalList(refusals));
     if (explained) return Status();

@@ -82,7 +82,7 @@ int64_t TotalExpertBytes(const std::vector<MoeLayer>& layers) {
   return total;
 }
 
-std::string PathName(const std::string& path) { return path.empty() ? "(root)" : path; }
+std::string PathName(const std::string& path) { return path.empty() || path[0] == '[' ? "(root)" + path : path; }
 
 std::string SizesName(int64_t hidden, int64_t intermediate) { return fmt::format("{} x {}", hidden, intermediate); }
 
@@ -135,11 +135,14 @@ Status NoLayersError(const std::string& model, const std::vector<Refusal>& refus
 }
 
 Json LayersJson(const std::vector<MoeLayer>& layers) {
+  const std::vector<std::string> names = LayerNames(layers);
   Json result = Json::array();
-  for (const MoeLayer& layer : layers) {
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const MoeLayer& layer = layers[i];
     Json tensors = Json::array();
     for (const ExpertTensor& tensor : layer.tensors) tensors.push_back(TensorJson(tensor));
-    result.push_back({{"path", layer.path},
+    result.push_back({{"name", names[i]},
+                      {"path", layer.path},
                       {"class", layer.class_name},
                       {"family", layer.family},
                       {"form", layer.form},

@@ -32,7 +32,7 @@ Status NoLayersError(const std::string& model, const std::vector<Refusal>& refus
 Json LayersJson(const std::vector<MoeLayer>& layers);
 Json RefusalsJson(const std::vector<Refusal>& refusals);
 
-// "model.layers.0.mlp", or "(root)" for the empty path.
+// "model.layers.0.mlp", "(root)" for the empty path, "(root)[1]" for the second layer of a root that holds several.
 std::string PathName(const std::string& path);
 // "64 x 96"
 std::string SizesName(int64_t hidden, int64_t intermediate);

@@ -33,7 +33,7 @@ class Passes : public Subcommand {
     app.require_subcommand(1);
     list_ = app.add_subcommand("list", "The passes in their order");
     run_ = app.add_subcommand("run", "Run passes and save the model: for looking at, it has no expert weights");
-    run_->add_option("MODEL", path_, "A TorchScript file")->required();
+    run_->add_option("MODEL", path_, "A TorchScript file")->type_name("FILE")->required();
     run_->add_option("--passes", names_, "Passes in the order to run; by default those that convert runs")->type_name("A,B");
     run_->add_option("--ep-size", ep_size_, "Ranks to rewrite for, by default 1")->type_name("N");
     run_->add_option("-o,--output", output_, "The file to make")->type_name("FILE")->required();

@@ -30,9 +30,9 @@ class Presets : public Subcommand {
     app.require_subcommand(1);
     list_ = app.add_subcommand("list", "The families, one a line");
     show_ = app.add_subcommand("show", "One family's YAML");
-    show_->add_option("NAME", preset_, "A family's name, or a YAML file")->required();
+    show_->add_option("NAME", preset_, "A family's name, or a YAML file")->type_name("")->required();
     check_ = app.add_subcommand("check", "Read a YAML file as strictly as convert does");
-    check_->add_option("FILE", preset_, "A YAML file, or a family's name")->required();
+    check_->add_option("FILE", preset_, "A YAML file, or a family's name")->type_name("")->required();
     AddJsonFlag(app);
   }
 

@@ -139,6 +139,11 @@ class TestPlans:
     def test_an_unknown_preset(self, model):
         assert "did you mean 'mixtral'" in convert_fails(USAGE, model, "--preset", "mixtrall")
 
+    def test_the_preset_of_another_family(self, models, tmp_path):
+        words = ["--ep-size", 2, "--preset", "qwen3_moe", "-o", tmp_path / "out"]
+        assert "family mixtral" in tool.fails(NO_MOE, "convert", models["mixtral5_grouped_lm_fp32"], *words)
+        assert tool.listing(tmp_path) == {}
+
     def test_an_unknown_layout(self, model):
         assert "did you mean 'per-rank'" in convert_fails(USAGE, model, "--layout", "per_rank")
 

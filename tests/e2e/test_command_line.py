@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,9 @@ class TestInspect:
     def test_why_of_a_layer(self, models):
         assert "grouped_mm" in tool.succeed("inspect", models[MODEL], "--why", "model.model.layers.0.mlp").out
 
+    def test_why_of_the_root(self, models):
+        assert "grouped_mm" in tool.succeed("inspect", models["mixtral5_grouped_block_logits"], "--why", "(root)").out
+
     def test_why_of_a_dense_module(self, models):
         assert "self_attn" in tool.fails(4, "inspect", models[MODEL], "--why", "model.model.layers.0.self_attn")
 
@@ -111,20 +115,38 @@ class TestPasses:
         tool.fails(2, "convert", models[MODEL], "--ep-size", 2, "-o", tmp_path / "out", "--disable-pass", "no-such-pass")
 
 
+def processes_naming(path) -> list[str]:
+    """Command lines of running processes that name something below `path`."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended in between
+        if any(str(path).encode() in word for word in words):
+            found.append(b" ".join(words).decode())
+    return found
+
+
 class TestInterrupts:
-    """A conversion is stopped while its staging directory is there; nothing is left and the code says which signal."""
+    """A conversion is stopped while it writes, or while its ranks run; nothing is left and the code says which signal."""
 
     @pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_nothing_is_left(self, models, tmp_path, number, code):
-        words = [tool.cli_path(), "convert", models[MODEL], "--ep-size", "2", "-o", tmp_path / "out", "--verify=full"]
-        running = subprocess.Popen(words, env=tool.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    @pytest.mark.parametrize("moment", ["writing", "running ranks"])
+    def test_nothing_is_left(self, models, tmp_path, number, code, moment):
+        output, temporary = tmp_path / "output", tmp_path / "temporary"
+        output.mkdir(), temporary.mkdir()
+        words = [tool.cli_path(), "convert", models[MODEL], "--ep-size", "2", "-o", output / "out", "--verify=full"]
+        env = tool.environment(TMPDIR=str(temporary))
+        running = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
-        while not list(tmp_path.iterdir()):
-            assert running.poll() is None and time.monotonic() < deadline, "no staging directory was seen"
+        while not list(output.iterdir()) if moment == "writing" else len(processes_naming(temporary)) < 2:
+            assert running.poll() is None and time.monotonic() < deadline, f"no moment of {moment} was seen"
         running.send_signal(number)
         running.communicate(timeout=60)
         assert running.returncode == code
-        assert list(tmp_path.iterdir()) == []
+        assert list(output.iterdir()) == list(temporary.iterdir()) == []
+        assert processes_naming(temporary) == []
 
 
 def test_progress_and_colour_on_a_terminal(models):

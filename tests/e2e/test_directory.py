@@ -3,6 +3,7 @@
 # bytes whoever converts where.
 import shutil
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,20 @@ def test_convert_reports_what_it_did(models, tmp_path):
     assert found["after"]["ep_ops"] == 6
     written = {path.name for path in (tmp_path / "json").iterdir()}
     assert written == {file["file"] for file in found["files"]} | {"autoep.json"}
+
+
+def author_files(model: Path) -> bool:
+    """Whether any record names the source file of the model's author."""
+    with zipfile.ZipFile(model) as archive:
+        return any(b"modeling_mixtral.py" in archive.read(name) for name in archive.namelist())
+
+
+def test_strip_debug_forgets_the_authors_files(models, conversions, tmp_path):
+    case = Case("mixtral5_grouped_lm_fp32", 2)
+    assert author_files(conversions[case] / "model.pt")
+    tool.succeed("convert", models[case.model], "--ep-size", 2, "-o", tmp_path / "out", "--strip-debug")
+    assert not author_files(tmp_path / "out" / "model.pt")
+    tool.succeed("verify", tmp_path / "out", "--source", models[case.model])
 
 
 def test_frozen_models_leave_no_expert_bytes_behind(models, conversions):

@@ -67,21 +67,39 @@ TEST(InferInputs, WhatACalleeReturnsIsFollowed) {
 
 TEST(InferInputs, ALinearBehindACastCountsForLess) {
   const char* source =
-      "def forward(self, x):\n  logits = torch.linear(x.to(6), self.router)\n  return torch.matmul(x, self.expert.t()), logits\n";
+      "def forward(self, x):\n  logits = torch.linear(x.to(6), self.router)\n  return torch.matmul(x.relu().contiguous(), "
+      "self.expert.t()), logits\n";
   const InputSpec spec = OnlySpec(Defined(source, {{"router", Weight({8, 16})}, {"expert", Weight({32, 16}, at::kHalf)}}));
   EXPECT_EQ(spec.dtype, at::kHalf);
   EXPECT_EQ(spec.size, 16);
   EXPECT_TRUE(spec.flat_first);
 }
 
-TEST(InferInputs, BranchesAndLoopsAreFollowed) {
+TEST(InferInputs, ABranchIsFollowed) {
+  const char* source =
+      "def forward(self, x):\n"
+      "  y = self.w\n"
+      "  if bool(self.w.sum() > 0):\n    y = x + 1\n"
+      "  return torch.linear(y, self.w)\n";
+  EXPECT_EQ(OnlySpec(Defined(source, {{"w", Weight({8, 24})}})).size, 24);
+}
+
+TEST(InferInputs, WhatALoopMakesIsFollowed) {
+  const char* source =
+      "def forward(self, x):\n"
+      "  y = self.w\n"
+      "  for i in range(2):\n    y = x + i\n"
+      "  return torch.linear(y, self.w)\n";
+  EXPECT_EQ(OnlySpec(Defined(source, {{"w", Weight({8, 24})}})).size, 24);
+}
+
+TEST(InferInputs, WhatALoopCarriesIsFollowed) {
   const char* source =
       "def forward(self, x):\n"
       "  y = x\n"
-      "  if bool(x.sum() > 0):\n    y = x + 1\n"
-      "  for i in range(2):\n    y = y + i\n"
-      "  return torch.linear(y, self.w)\n";
-  EXPECT_EQ(OnlySpec(Defined(source, {{"w", Weight({8, 24})}})).size, 24);
+      "  for i in range(2):\n    y = torch.linear(y, self.w)\n"
+      "  return y.sum()\n";
+  EXPECT_EQ(OnlySpec(Defined(source, {{"w", Weight({24, 24})}})).size, 24);
 }
 
 TEST(InferInputs, MaskAndPositions) {

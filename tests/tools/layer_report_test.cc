@@ -45,6 +45,7 @@ TEST_F(LayerReportTest, OneRowALayer) {
 
 TEST_F(LayerReportTest, LayersOfOneModuleAreNumbered) {
   EXPECT_THAT(LayerTable({MakeLayer("m"), MakeLayer("m")}, console_), AllOf(HasSubstr("\nm[0] "), HasSubstr("\nm[1] ")));
+  EXPECT_THAT(LayerTable({MakeLayer(""), MakeLayer("")}, console_), AllOf(HasSubstr("\n(root)[0] "), HasSubstr("\n(root)[1] ")));
 }
 
 TEST_F(LayerReportTest, EqualRemarksAreSaidOnce) {

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import moe  # noqa: E402
 
 TOLERANCE = {torch.double: 1e-10, torch.float: 1e-4, torch.half: 1e-2, torch.bfloat16: 3e-2}
+KINKED = {"relu_gated", "relu", "clamped_swiglu"}
 
 
 def _operands(name="silu_gated", dtype=torch.float, hidden=64, inner=48, ids=None, **sizes):
@@ -45,10 +46,11 @@ def _compare(operands, name, dtype) -> None:
         assert one.dtype == other.dtype and one.shape == other.shape, (i, one.dtype, one.shape, other.dtype, other.shape)
         if other.numel() == 0:
             continue
-        # In the norm: at the kink of a relu or a clamp, rounding alone turns single gradients on or off.
-        error = (one.cpu().double() - other.double()).norm().item()
-        norm = max(other.double().norm().item(), 1e-3)
-        assert error <= TOLERANCE[dtype] * norm, f"{name} {dtype} tensor {i}: {error} away, of {norm}"
+        largest = max(other.double().abs().max().item(), 1e-3)
+        wrong = (one.cpu().double() - other.double()).abs() > TOLERANCE[dtype] * largest
+        # At the kink of a relu or a clamp, rounding alone turns single gradients on or off.
+        allowed = 0.1 if dtype.itemsize == 2 and name in KINKED and i > 0 else 0.0
+        assert wrong.double().mean() <= allowed, f"{name} {dtype} tensor {i}: {wrong.sum()} of {wrong.numel()} differ"
 
 
 def activations() -> None:
