@@ -38,7 +38,8 @@ size_t FlowPosition(const std::string& op) {
 
 std::string OpsText(const OpCounts& ops) {
   std::vector<std::pair<std::string, int64_t>> ordered(ops.begin(), ops.end());
-  std::stable_sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) { return FlowPosition(a.first) < FlowPosition(b.first); });
+  std::stable_sort(ordered.begin(), ordered.end(),
+                   [](const auto& a, const auto& b) { return FlowPosition(a.first) < FlowPosition(b.first); });
   std::string text;
   for (const auto& [op, count] : ordered) {
     text += (text.empty() ? "" : ", ") + op;
