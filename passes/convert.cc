@@ -98,6 +98,7 @@ class Converter {
     Describe(done, shards);
     AUTOEP_RETURN_IF_ERROR(options_.layout == kPerRank ? WriteRankModels(shards) : WriteSharedModel(shards));
     AUTOEP_RETURN_IF_ERROR(WriteRest(done));
+    AUTOEP_RETURN_IF_ERROR(model_.archive->CheckUnchanged());
     return Converted{std::move(manifest_), std::move(report)};
   }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <thread>
 
 #include "plugin/io/status.h"
@@ -27,12 +28,27 @@ UndoList& Undos() {
   return *list;
 }
 
+// What a thread that met SIGBUS sends: SIGBUS itself cannot be waited for.
+int CutShortSignal() { return SIGRTMIN; }
+
 sigset_t InterruptSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, CutShortSignal());
   return signals;
+}
+
+struct Ending {
+  Code code;
+  std::string_view message;
+};
+
+Ending EndingOf(int signal) {
+  if (signal == SIGINT) return {Code::kInterrupted, "interrupted\n"};
+  if (signal == SIGTERM) return {Code::kTerminated, "interrupted\n"};
+  return {Code::kInput, "error: a file was cut short while it was being read; run again when nothing writes to it\n"};
 }
 
 void WaitForSignal() {
@@ -40,14 +56,21 @@ void WaitForSignal() {
   int signal = 0;
   while (sigwait(&signals, &signal) != 0) {
   }
-  // The lock is never given back: nothing may be begun or published after the undo.
-  Undos().mutex.lock();
-  auto& actions = Undos().actions;
-  for (auto action = actions.rbegin(); action != actions.rend(); ++action) action->second();
-  const Code code = signal == SIGINT ? Code::kInterrupted : Code::kTerminated;
-  static constexpr char kMessage[] = "interrupted\n";
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1);
-  _exit(static_cast<int>(code));
+  const Ending ending = EndingOf(signal);
+  // The lock is never given back: nothing may be begun or published after the undo. A thread that met SIGBUS may hold it, and
+  // waits for ever.
+  const bool locked = signal == CutShortSignal() ? Undos().mutex.try_lock() : (Undos().mutex.lock(), true);
+  if (locked) {
+    auto& actions = Undos().actions;
+    for (auto action = actions.rbegin(); action != actions.rend(); ++action) action->second();
+  }
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, ending.message.data(), ending.message.size());
+  _exit(static_cast<int>(ending.code));
+}
+
+void OnBusError(int) {
+  kill(getpid(), CutShortSignal());
+  for (;;) pause();
 }
 
 }  // namespace
@@ -55,6 +78,7 @@ void WaitForSignal() {
 void StartInterruptHandling() {
   const sigset_t signals = InterruptSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGBUS, OnBusError);
   std::thread(WaitForSignal).detach();
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SIGINT and SIGTERM: a thread waits for them, undoes what is under way (staging directories, child processes) and ends the
-// process with 130 or 143.
+// SIGINT and SIGTERM, and SIGBUS, which means that a mapped file was cut short: a thread waits for them, undoes what is under
+// way (staging directories, child processes) and ends the process with 130, 143 or 3.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace autoep {
 
-// Blocks both signals in the calling thread, and so in every thread it starts later, and starts the waiting thread. Call it
-// first in main.
+// Blocks SIGINT and SIGTERM in the calling thread, and so in every thread it starts later, and starts the waiting thread. Call
+// it first in main.
 void StartInterruptHandling();
 
 // While it lives, an interrupt calls `undo` (on the waiting thread, once) before the process ends. Destruction waits for a

@@ -61,4 +61,6 @@ Status Archive::CheckAllRecords() const {
   return Status();
 }
 
+Status Archive::CheckUnchanged() const { return zip_.file()->CheckUnchanged(); }
+
 }  // namespace autoep

@@ -32,6 +32,8 @@ class Archive {
   // CRC-checks the tensor record that holds `address`, once.
   Status CheckTensorRecord(const void* address);
   Status CheckAllRecords() const;
+  // kInput if the file was written to since it was opened.
+  Status CheckUnchanged() const;
 
  private:
   explicit Archive(ZipDirectory zip);

@@ -71,6 +71,20 @@ TEST(ConvertTest, KeepsTheAnswersOfASharedType) {
   ExpectSameAnswers(MakeStack({}, {.seed = 2}, /*share_type=*/true), {}, "shared");
 }
 
+TEST(ConvertTest, RefusesASourceThatWasWrittenToMeanwhile) {
+  const std::string folder = testing::TempFolder("written");
+  const std::string path = testing::Save(MakeBlock({}), folder);
+  auto model = OpenModel(path);
+  ASSERT_TRUE(model.ok());
+  const auto staged = StagedDirectory::Create(folder + "/out");
+  ASSERT_TRUE(staged.ok());
+  std::ofstream(path, std::ios::app) << "more";
+  const auto converted = Convert(*model, Detect(model->module), Options(2), **staged);
+  ASSERT_FALSE(converted.ok());
+  EXPECT_EQ(converted.status().code(), Code::kInput);
+  EXPECT_THAT(converted.status().message(), HasSubstr("was changed while it was being read"));
+}
+
 TEST(ConvertTest, RefusesAnEpSizeThatDoesNotDivide) {
   const std::string folder = testing::TempFolder("in");
   const auto converted = ConvertFile(testing::Save(MakeBlock({}), folder), folder + "/out", Options(3));

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -84,6 +86,22 @@ TEST(InterruptTest, AHeldInterruptWaitsAndThenHappens) {
   });
   EXPECT_EQ(outcome.exit_code, 143);
   EXPECT_EQ(outcome.written, "h");
+}
+
+TEST(InterruptTest, AFileCutShortUndoesAndSaysSo) {
+  const Outcome outcome = RunChild([](int fd) {
+    OnInterrupt staging(Writer(fd, "x"));
+    dup2(fd, STDERR_FILENO);
+    char path[] = "/tmp/cut-short-XXXXXX";
+    const int file = mkstemp(path);
+    EXPECT_EQ(ftruncate(file, 4096), 0);
+    const auto* bytes = static_cast<const volatile char*>(mmap(nullptr, 4096, PROT_READ, MAP_SHARED, file, 0));
+    unlink(path);
+    EXPECT_EQ(ftruncate(file, 0), 0);
+    [[maybe_unused]] const char byte = bytes[0];
+  });
+  EXPECT_EQ(outcome.exit_code, 3);
+  EXPECT_EQ(outcome.written, "xerror: a file was cut short while it was being read; run again when nothing writes to it\n");
 }
 
 }  // namespace
