@@ -55,7 +55,7 @@ std::optional<ExpertRole> ExpertLayout::RoleOf(std::string_view tensor) const {
     std::string_view rest = tensor.substr(cut == 0 ? 0 : cut + 1);
     if (!experts.Matches(path)) continue;
     std::optional<ExpertRole> role;
-    if (kind == Kind::kStacked) {
+    if (kind != Kind::kSeparate) {
       role = RoleOfName(*this, Without(Without(rest, ".weight"), "_bias"));
     } else if (const size_t dot = rest.find('.'); dot != std::string_view::npos && IsExpertIndex(rest.substr(0, dot))) {
       role = RoleInOneExpert(*this, rest.substr(dot + 1));

@@ -31,11 +31,14 @@ struct Pattern {
 struct ExpertLayout {
   enum class Kind {
     kSeparate,  // one module an expert: "<experts>.<i>.<name>.weight" or ".bias", where <i> ends in the expert's number
-    kStacked,   // one tensor for all: "<experts>.<name>", "<experts>.<name>_bias", or with ".weight"
+    kStacked,   // one tensor for all, [E, out, in]: "<experts>.<name>", "<experts>.<name>_bias", or with ".weight"
+    kFlat,      // the same names, the experts one below another: [E*out, in]
   };
   Kind kind = Kind::kSeparate;
   Pattern experts;                                        // path from the block to what holds them
   std::vector<std::pair<ExpertRole, std::string>> names;  // in the order gate, up, gate_up, down
+  std::vector<ExpertRole> transposed;                     // of these, an expert's matrix is [in, out] instead of [out, in]
+  bool interleaved = false;                               // gate_up's rows are gate 0, up 0, gate 1, ...; else all gates first
 
   // Which tensor of an expert `tensor` is, given relative to the block; nullopt if none.
   std::optional<ExpertRole> RoleOf(std::string_view tensor) const;
@@ -45,6 +48,7 @@ struct PresetTest {
   std::string model_class;            // of transformers: "MixtralForCausalLM"
   std::string config_class;           // "MixtralConfig"
   std::vector<int64_t> transformers;  // major versions it is tested with: 4, 5
+  bool whole_model = true;            // a trace of the whole model is right for other lengths, so it is tested too
   Json config;                        // keyword arguments of a tiny configuration
 };
 

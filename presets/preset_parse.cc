@@ -24,17 +24,43 @@ Result<Pattern> ParsePattern(const YamlValue& map, std::string_view key) {
   }
 }
 
-Result<ExpertLayout> ParseLayout(const YamlValue& map) {
-  static constexpr std::array<ExpertRole, 4> kRoles = {ExpertRole::kGate, ExpertRole::kUp, ExpertRole::kGateUp, ExpertRole::kDown};
-  AUTOEP_RETURN_IF_ERROR(map.CheckKeys({"layout", "path", "gate", "up", "gate_up", "down"}));
-  ExpertLayout layout;
-  AUTOEP_ASSIGN_OR_RETURN(const YamlValue kind, map.At("layout"));
-  AUTOEP_ASSIGN_OR_RETURN(const std::string kind_name, kind.AsString());
-  if (kind_name != "separate" && kind_name != "stacked") {
-    return kind.Fail(fmt::format("expected separate or stacked, found '{}'{}", Printable(kind_name),
-                                 DidYouMean(kind_name, {"separate", "stacked"})));
+constexpr std::array<ExpertRole, 4> kRoles = {ExpertRole::kGate, ExpertRole::kUp, ExpertRole::kGateUp, ExpertRole::kDown};
+
+Result<ExpertLayout::Kind> ParseKind(const YamlValue& map) {
+  static constexpr std::array<std::string_view, 3> kKinds = {"separate", "stacked", "flat"};
+  AUTOEP_ASSIGN_OR_RETURN(const YamlValue value, map.At("layout"));
+  AUTOEP_ASSIGN_OR_RETURN(const std::string word, value.AsString());
+  const auto found = std::find(kKinds.begin(), kKinds.end(), word);
+  if (found == kKinds.end()) {
+    return value.Fail(fmt::format("expected separate, stacked or flat, found '{}'{}", Printable(word),
+                                  DidYouMean(word, {kKinds.begin(), kKinds.end()})));
   }
-  layout.kind = kind_name == "separate" ? ExpertLayout::Kind::kSeparate : ExpertLayout::Kind::kStacked;
+  return static_cast<ExpertLayout::Kind>(found - kKinds.begin());
+}
+
+// How an expert's matrices are stored, where that is not [out, in] with all of gate before up.
+Status ParseStorage(const YamlValue& map, ExpertLayout* layout) {
+  if (map.Has("transposed")) {
+    AUTOEP_ASSIGN_OR_RETURN(const YamlValue list, map.At("transposed"));
+    AUTOEP_ASSIGN_OR_RETURN(const std::vector<std::string> words, map.StringsOr("transposed", {}));
+    for (const std::string& word : words) {
+      const auto named = std::find_if(layout->names.begin(), layout->names.end(),
+                                      [&](const auto& name) { return ExpertRoleName(name.first) == word; });
+      if (named == layout->names.end()) return list.Fail(fmt::format("'{}' is not one of the layout's tensors", Printable(word)));
+      layout->transposed.push_back(named->first);
+    }
+  }
+  if (map.Has("interleaved")) {
+    AUTOEP_ASSIGN_OR_RETURN(layout->interleaved, map.Bool("interleaved"));
+  }
+  if (layout->interleaved && !map.Has("gate_up")) return map.Fail("only gate_up can be interleaved");
+  return Status();
+}
+
+Result<ExpertLayout> ParseLayout(const YamlValue& map) {
+  AUTOEP_RETURN_IF_ERROR(map.CheckKeys({"layout", "path", "gate", "up", "gate_up", "down", "transposed", "interleaved"}));
+  ExpertLayout layout;
+  AUTOEP_ASSIGN_OR_RETURN(layout.kind, ParseKind(map));
   AUTOEP_ASSIGN_OR_RETURN(layout.experts, ParsePattern(map, "path"));
   for (const ExpertRole role : kRoles) {
     if (!map.Has(ExpertRoleName(role))) continue;
@@ -49,6 +75,7 @@ Result<ExpertLayout> ParseLayout(const YamlValue& map) {
   if (map.Has("gate_up") == map.Has("up") || (map.Has("gate_up") && map.Has("gate"))) {
     return map.Fail("expected gate_up and down; gate, up and down; or, without a gate, up and down");
   }
+  AUTOEP_RETURN_IF_ERROR(ParseStorage(map, &layout));
   return layout;
 }
 
@@ -77,7 +104,7 @@ Result<BlockFacts> ParseFacts(const YamlValue& map) {
 }
 
 Result<PresetTest> ParseTest(const YamlValue& map) {
-  AUTOEP_RETURN_IF_ERROR(map.CheckKeys({"model", "config_class", "transformers", "config"}));
+  AUTOEP_RETURN_IF_ERROR(map.CheckKeys({"model", "config_class", "transformers", "whole_model", "config"}));
   PresetTest test;
   AUTOEP_ASSIGN_OR_RETURN(test.model_class, map.String("model"));
   AUTOEP_ASSIGN_OR_RETURN(test.config_class, map.String("config_class"));
@@ -86,6 +113,9 @@ Result<PresetTest> ParseTest(const YamlValue& map) {
   for (const YamlValue& element : elements) {
     AUTOEP_ASSIGN_OR_RETURN(const int64_t version, element.AsInt(4, 99));
     test.transformers.push_back(version);
+  }
+  if (map.Has("whole_model")) {
+    AUTOEP_ASSIGN_OR_RETURN(test.whole_model, map.Bool("whole_model"));
   }
   AUTOEP_ASSIGN_OR_RETURN(const YamlValue config, map.At("config"));
   if (!config.IsMap()) return config.Fail("expected a map");

@@ -84,6 +84,20 @@ TEST(Preset, ParametersInTheBlockItself) {
   EXPECT_EQ(preset->RoleOf("router.layer.weight"), std::nullopt);
 }
 
+TEST(Preset, StorageOfALayout) {
+  const auto preset = Parse(
+      "name: a\nblock: A\nrouter: r\nexperts:\n"
+      "  - {layout: flat, path: experts.mlp, gate: w1, up: v1, down: w2, transposed: [down]}\n"
+      "  - {layout: stacked, path: experts, gate_up: gate_up_proj, down: down_proj, interleaved: true}\n");
+  ASSERT_THAT(preset, IsOk());
+  EXPECT_EQ(preset->layouts[0].kind, ExpertLayout::Kind::kFlat);
+  EXPECT_EQ(preset->RoleOf("experts.mlp.v1"), ExpertRole::kUp);
+  EXPECT_THAT(preset->layouts[0].transposed, ElementsAre(ExpertRole::kDown));
+  EXPECT_FALSE(preset->layouts[0].interleaved);
+  EXPECT_THAT(preset->layouts[1].transposed, IsEmpty());
+  EXPECT_TRUE(preset->layouts[1].interleaved);
+}
+
 TEST(Preset, DisagreementsAreSentences) {
   const Preset preset = *Parse(kGood);
   EXPECT_THAT(preset.Disagreements({"silu_gated", "after", {{"scores", "softmax"}, {"renorm", "true"}}}), IsEmpty());
@@ -111,7 +125,11 @@ TEST(ParsePreset, RefusesWithPlaceAndSentence) {
               StatusIs(Code::kUsage, "f.yaml:1:7: expected a string (put it in quotes), found '012'"));
   EXPECT_THAT(Parse(With("MyMoe|", "(")), StatusIs(Code::kUsage, "f.yaml:2:8: '(MyOtherMoe' is not a regular expression"));
   EXPECT_THAT(Parse(With("separate", "seperate")),
-              StatusIs(Code::kUsage, "f.yaml:5:13: expected separate or stacked, found 'seperate' (did you mean"));
+              StatusIs(Code::kUsage, "f.yaml:5:13: expected separate, stacked or flat, found 'seperate' (did you mean"));
+  EXPECT_THAT(Parse(With("down: w2", "down: w2\n    transposed: [down, gate_up]")),
+              StatusIs(Code::kUsage, "f.yaml:10:17: 'gate_up' is not one of the layout's tensors"));
+  EXPECT_THAT(Parse(With("down: w2", "down: w2\n    interleaved: true")),
+              StatusIs(Code::kUsage, "only gate_up can be interleaved"));
   EXPECT_THAT(Parse(With("    down: w2\n", "")), StatusIs(Code::kUsage, "the key 'down' is missing"));
   EXPECT_THAT(Parse(With("    up: w3\n", "")), StatusIs(Code::kUsage, "expected gate_up and down; gate, up and down"));
   EXPECT_THAT(Parse(With("up: w3", "up: w1")), StatusIs(Code::kUsage, "'w1' is both gate and up"));

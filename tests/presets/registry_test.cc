@@ -18,7 +18,7 @@ TEST(Builtin, HoldsEveryYamlFile) {
   for (const auto& entry : std::filesystem::directory_iterator("presets")) {
     if (entry.path().extension() == ".yaml") files.insert(entry.path().string());
   }
-  ASSERT_GE(files.size(), 2u);
+  ASSERT_GE(files.size(), 29u);
   std::set<std::string> embedded;
   for (const Preset& preset : Registry().presets()) {
     embedded.insert(preset.origin);
@@ -76,16 +76,18 @@ TEST(MatchFamily, AClassWithOtherTensorsIsNotTheFamily) {
 }
 
 TEST(MatchFamily, AHandWrittenBlockByItsNames) {
-  const auto match = Registry().MatchFamily({"__torch__.my.DenseMoe", {"gate", "experts"}, kSeparate});
+  const std::vector<std::string> tensors = {"experts.mlp.w1", "experts.mlp.v1", "experts.mlp.w2"};
+  const auto match = Registry().MatchFamily({"__torch__.my.DenseMoe", {"router", "experts"}, tensors});
   ASSERT_TRUE(match.has_value());
-  EXPECT_EQ(match->preset->name, "mixtral");
+  EXPECT_EQ(match->preset->name, "dbrx");
   EXPECT_FALSE(match->by_class);
-  EXPECT_EQ(match->preset->RoleOf("experts.0.w3.weight"), ExpertRole::kUp);
+  EXPECT_EQ(match->preset->RoleOf("experts.mlp.v1"), ExpertRole::kUp);
 }
 
 TEST(MatchFamily, NamesThatFitSeveralFamiliesOrNoneSayNothing) {
   EXPECT_FALSE(Registry().MatchFamily({"Moe", {"gate", "experts"}, kStacked}).has_value());
-  EXPECT_FALSE(Registry().MatchFamily({"Moe", {"router", "experts"}, kSeparate}).has_value());
+  EXPECT_FALSE(Registry().MatchFamily({"Moe", {"gate", "experts"}, kSeparate}).has_value());  // Mixtral, MiniMax, Phi-MoE
+  EXPECT_FALSE(Registry().MatchFamily({"Moe", {"scorer", "experts"}, kSeparate}).has_value());
   EXPECT_FALSE(Registry().MatchFamily({"", {}, {}}).has_value());
 }
 
