@@ -30,6 +30,7 @@ class Spec:
     build: Callable[[], Built]
     transformers: int | None = None
     freeze: bool = False
+    checked: bool = True  # a file that is wrong for other inputs than its example is refused
 
 
 def use_transformers(major: int) -> None:

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+# The models of presets/*.yaml: each preset names the transformers class and the tiny configuration it is tested with, so that
+# a family that gets a preset is built here, and tested, without another line.
+import inspect
+import re
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from models.spec import Built, Inputs, Spec, randomize, use_transformers
+
+_PRESETS = Path(__file__).resolve().parents[2] / "presets"
+PROBES = [(1, 12), (1, 5), (1, 29), (3, 12), (2, 64), (1, 1)]
+SMALL, ALL_HIT = (1, 4), (4, 64)  # an example that leaves experts without a token, and one that leaves none
+
+
+@dataclass(frozen=True)
+class Family:
+    name: str
+    preset: Path
+    block: str  # a regular expression for the class of the MoE block
+    majors: tuple[int, ...]  # transformers versions
+
+    @property
+    def whole_model(self) -> bool:
+        """Whether a trace of the whole model is right for other lengths."""
+        return self.test.get("whole_model", True)
+
+    @property
+    def test(self) -> dict:
+        return yaml.safe_load(self.preset.read_text())["test"]
+
+
+@cache
+def families() -> dict[str, Family]:
+    found = {}
+    for path in sorted(_PRESETS.glob("*.yaml")):
+        preset = yaml.safe_load(path.read_text())
+        if "test" in preset:
+            found[preset["name"]] = Family(preset["name"], path, preset["block"], tuple(preset["test"]["transformers"]))
+    return found
+
+
+def whole_model(family: Family, major: int, experts: str | None, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The language model with random weights. `experts` is transformers 5's experts_implementation; None is its default."""
+    use_transformers(major)
+    import transformers
+
+    test = family.test
+    config = getattr(transformers, test["config_class"])(**test["config"])
+    config._attn_implementation = "eager"
+    words = {"experts_implementation": experts} if experts else {}
+    torch.manual_seed(0)
+    model = getattr(transformers, test["model"])._from_config(config, dtype=dtype, **words)
+    return randomize_biases(randomize(model)).eval()
+
+
+def randomize_biases(model: nn.Module) -> nn.Module:
+    """Biases count too, also those that only choose the experts: transformers starts both with zeros."""
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if "bias" in name.rsplit(".", 1)[-1] and tensor.is_floating_point():
+            tensor.data = torch.randn(tensor.shape, generator=generator).mul_(0.05).to(tensor.dtype)
+    return model
+
+
+def moe_blocks(model: nn.Module, family: Family) -> list[nn.Module]:
+    return [module for module in model.modules() if re.fullmatch(family.block, type(module).__name__)]
+
+
+class Logits(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, use_cache=False).logits
+
+
+class LogitsOfDecoder(Logits):
+    def forward(self, input_ids: torch.Tensor, decoder_input_ids: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, decoder_input_ids=decoder_input_ids, use_cache=False).logits
+
+
+class LogitsWithMask(Logits):
+    """transformers 4 traces most of its models only with an explicit 4-D mask and positions."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False).logits
+
+
+def _ids(vocabulary: int, *names: str):
+    def make(batch: int, length: int, seed: int) -> Inputs:
+        generator = torch.Generator().manual_seed(seed)
+        return {name: torch.randint(3, vocabulary, (batch, length), generator=generator) for name in names}
+
+    return make
+
+
+def _with_mask(make_ids, dtype: torch.dtype):
+    def make(batch: int, length: int, seed: int) -> Inputs:
+        mask = torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)
+        return make_ids(batch, length, seed) | {
+            "attention_mask": mask.expand(batch, 1, length, length).contiguous(),
+            "position_ids": torch.arange(length).expand(batch, length).contiguous(),
+        }
+
+    return make
+
+
+def _rows(argument: str, width: int):
+    def make(batch: int, length: int, seed: int) -> Inputs:
+        generator = torch.Generator().manual_seed(seed)
+        return {argument: torch.randn(batch, length, width, generator=generator)}
+
+    return make
+
+
+def lm(name: str, major: int, experts: str | None, example: tuple[int, int], dtype: torch.dtype = torch.float32) -> Built:
+    model = whole_model(families()[name], major, experts, dtype)
+    if model.config.is_encoder_decoder:
+        make = _ids(model.config.vocab_size, "input_ids", "decoder_input_ids")
+        return Built(LogitsOfDecoder(model).eval(), make, example, PROBES)
+    make = _ids(model.config.vocab_size, "input_ids")
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    if major == 4 and takes_positions and not hasattr(model.config, "mamba_d_state"):
+        return Built(LogitsWithMask(model).eval(), _with_mask(make, dtype), example, PROBES)
+    return Built(Logits(model).eval(), make, example, PROBES)
+
+
+def block(name: str, major: int, experts: str | None, example: tuple[int, int], script: bool = False) -> Built:
+    """The last MoE block of the model, alone."""
+    family = families()[name]
+    model = whole_model(family, major, experts)
+    moe = moe_blocks(model, family)[-1]
+    argument = next(iter(inspect.signature(moe.forward).parameters))
+    return Built(moe, _rows(argument, model.config.hidden_size), example, PROBES, script=script)
+
+
+# Families whose experts of transformers 5 have one implementation only.
+ONE_IMPLEMENTATION = ("llama4", "dbrx", "longcat_flash", "switch_transformers", "nllb_moe")
+_FROZEN = ("mixtral", "qwen2_moe", "deepseek_v3", "gpt_oss", "olmoe", "jamba", "llama4", "nemotron_h", "granitemoe")
+
+
+def _add(models: dict[str, Spec], name: str, summary: str, build, major: int, freeze: bool, checked: bool) -> None:
+    models[name] = Spec(summary, build, major, checked=checked)
+    if freeze:
+        models[f"{name}-frozen"] = Spec(f"{summary}, frozen", build, major, freeze=True, checked=checked)
+
+
+def _add_transformers5(models: dict[str, Spec], name: str) -> None:
+    freeze = name in _FROZEN
+    if name not in ONE_IMPLEMENTATION:
+        for short in ("grouped", "batched"):
+            build = partial(block, name, 5, f"{short}_mm", (2, 12))
+            _add(models, f"{name}-v5-{short}-block", f"{name} block of transformers 5, {short}_mm", build, 5, freeze, True)
+        build = partial(lm, name, 5, "grouped_mm", (2, 12))
+        _add(models, f"{name}-v5-grouped-lm", f"{name} of transformers 5, grouped_mm", build, 5, freeze, families()[name].whole_model)
+        build = partial(lm, name, 5, "grouped_mm", (1, 12))
+        _add(models, f"{name}-v5-grouped-1x12-lm", f"{name} of transformers 5, grouped_mm, example 1x12", build, 5, False, False)
+    else:
+        build = partial(lm, name, 5, None, ALL_HIT)
+        _add(models, f"{name}-v5-eager-4x64-lm", f"{name} of transformers 5, example 4x64", build, 5, freeze, False)
+    _add_eager_blocks(models, name, 5, None if name in ONE_IMPLEMENTATION else "eager", freeze)
+
+
+def _add_eager_blocks(models: dict[str, Spec], name: str, major: int, experts: str | None, freeze: bool) -> None:
+    for example in (SMALL, ALL_HIT):
+        shape = f"{example[0]}x{example[1]}"
+        summary = f"{name} block of transformers {major}, eager, example {shape}"
+        build = partial(block, name, major, experts, example)
+        _add(models, f"{name}-v{major}-eager-{shape}-block", summary, build, major, freeze and example == ALL_HIT, False)
+
+
+def _add_transformers4(models: dict[str, Spec], name: str) -> None:
+    freeze = name in _FROZEN
+    _add_eager_blocks(models, name, 4, None, freeze)
+    build = partial(lm, name, 4, None, ALL_HIT)
+    _add(models, f"{name}-v4-eager-4x64-lm", f"{name} of transformers 4, example 4x64", build, 4, freeze, False)
+
+
+def add_families(models: dict[str, Spec]) -> None:
+    for name, family in families().items():
+        if 5 in family.majors:
+            _add_transformers5(models, name)
+        if 4 in family.majors:
+            _add_transformers4(models, name)
+    for major in (4, 5):
+        build = partial(block, "dbrx", major, None, SMALL, script=True)
+        _add(models, f"dbrx-v{major}-script-block", f"dbrx block of transformers {major}, scripted", build, major, False, True)
