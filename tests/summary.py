@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Adds up a test run: the ten slowest tests, then 'N passed, N failed' over Bazel's and pytest's tests.
-# usage: summary.py FOLDER RUNNERS_FAILED, where FOLDER holds bazel.json (build events) and pytest*.xml (JUnit).
+# usage: summary.py FOLDER RUNNERS_FAILED, where FOLDER holds bazel*.json (build events) and pytest*.xml (JUnit).
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -28,13 +28,15 @@ def junit_tests(path: Path, prefix: str) -> list[Test]:
 
 
 def bazel_tests(events: Path) -> list[Test]:
-    """One test for every case of a GoogleTest binary; a binary that was not built or left no cases counts as one."""
+    """One test for every case of a GoogleTest binary; a binary that was not built or left no cases counts as one. The names of
+    a run with another configuration, bazel-NAME.json, begin with NAME."""
     tests = []
+    prefix = events.stem.removeprefix("bazel").removeprefix("-") + " "
     for line in events.read_text().splitlines():
         event = json.loads(line)
         label = next(iter(event["id"].values()), {}).get("label", "")
         if "testResult" in event:
-            tests += _target_tests(label, event["testResult"])
+            tests += _target_tests((prefix + label).lstrip(), event["testResult"])
         elif event["id"].get("targetCompleted") and not event.get("completed", {}).get("success"):
             tests.append(Test(f"{label} (not built)", 0, failed=True))
     return tests
@@ -54,7 +56,7 @@ def _target_tests(label: str, result: dict) -> list[Test]:
 
 def main() -> int:
     folder, runners_failed = Path(sys.argv[1]), sys.argv[2] != "0"
-    tests = bazel_tests(folder / "bazel.json") if (folder / "bazel.json").exists() else []
+    tests = [test for events in sorted(folder.glob("bazel*.json")) for test in bazel_tests(events)]
     for report in sorted(folder.glob("pytest*.xml")):
         tests += junit_tests(report, "pytest ")
     if runners_failed and not any(test.failed for test in tests):

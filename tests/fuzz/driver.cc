@@ -3,6 +3,7 @@
 #include "tests/fuzz/driver.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -75,12 +76,18 @@ void Run(const std::string& bytes) {
   LLVMFuzzerTestOneInput(copy.get(), bytes.size());
 }
 
+// AUTOEP_FUZZ_TIMES: how many times as many mutants; `tools/dev test --full` sets it.
+int64_t Times() {
+  const char* times = std::getenv("AUTOEP_FUZZ_TIMES");
+  return times ? std::max(1, std::atoi(times)) : 1;
+}
+
 }  // namespace
 
-void FuzzWithMutants(const std::vector<std::string>& seeds, int count) {
+void FuzzWithMutants(const std::vector<std::string>& seeds, int64_t count) {
   for (const std::string& seed : seeds) Run(seed);
   Mutator mutator(seeds);
-  for (int i = 0; i < count; ++i) Run(mutator.Next());
+  for (int64_t i = 0; i < count * Times(); ++i) Run(mutator.Next());
 }
 
 }  // namespace autoep

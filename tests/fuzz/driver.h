@@ -13,6 +13,6 @@ namespace autoep {
 
 // The seeds themselves and `count` mutants: bits and bytes changed, numbers set to edges, pieces cut out, doubled, swapped
 // between seeds. Each input lies at the end of its own allocation, so that a sanitizer sees a read beyond it.
-void FuzzWithMutants(const std::vector<std::string>& seeds, int count);
+void FuzzWithMutants(const std::vector<std::string>& seeds, int64_t count);
 
 }  // namespace autoep

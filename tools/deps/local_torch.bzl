@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-# Finds LibTorch 2.11: the folder named by LIBTORCH, else the project's .venv, else the torch of python3.
+# Finds LibTorch 2.11 (or 2.12, with which `tools/dev test --full` tests too): the folder named by LIBTORCH, else the project's .venv, else the torch of python3.
 #   @libtorch//:torch       headers, libtorch_cpu, libc10
 #   @libtorch//:torch_cuda  libtorch_cuda, libc10_cuda
 
 _VERSION = "2.11"
+_SECOND_VERSION = "2.12"
 
 # The wheel's include/ also holds other projects' headers (fmt, pybind11, ...), which would hide the system's.
 _INCLUDES = ["ATen", "c10", "caffe2", "torch"]
@@ -63,7 +64,7 @@ def torch_folder(ctx):
     """The folder that holds LibTorch's include/ and lib/, of the right version; fails with what to do if there is none."""
     folder = _find(ctx)
     version = _version(ctx, folder)
-    if version != _VERSION:
+    if version not in [_VERSION, _SECOND_VERSION]:
         fail("LibTorch in {} is version {}, and autoep is built for {}: set LIBTORCH to another folder".format(folder, version, _VERSION))
     return folder
 
