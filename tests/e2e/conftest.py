@@ -55,9 +55,13 @@ class Conversions:
             self.outcomes[case] = tool.autoep(*words)
         return target
 
+    def outcome(self, case: cases.Case) -> tool.Outcome:
+        self.directory(case)
+        return self.outcomes[case]
+
     def __getitem__(self, case: cases.Case) -> Path:
         target = self.directory(case)
-        outcome = self.outcomes[case]
+        outcome = self.outcome(case)
         assert outcome.code == 0, f"converting {case} gave {outcome.code}:\n{outcome.err}"
         return target
 
@@ -92,8 +96,9 @@ def steps_of(models: Models, case: cases.Case) -> list[list[Path]]:
 def answers(request, models, conversions, tmp_path_factory) -> dict[cases.Case, launch.Answers]:
     """What the ranks of every chosen case answered."""
     by_size: dict[int, list[cases.Case]] = {}
+    answered = cases.ANSWER_CASES + cases.FAMILY_CASES + cases.FULL_FAMILY_CASES
     for case in _chosen_cases(request):
-        if case in cases.ANSWER_CASES and conversions.directory(case).is_dir():
+        if case in answered and conversions.directory(case).is_dir():
             by_size.setdefault(case.ep_size, []).append(case)
     found = {}
     for ep_size, chosen in by_size.items():

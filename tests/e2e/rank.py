@@ -12,6 +12,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 import autoep
+from models import build
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -24,8 +25,7 @@ def load(job: dict, rank: int, world: int) -> torch.nn.Module:
 
 
 def outputs_of(answer) -> dict[str, torch.Tensor]:
-    answers = answer if isinstance(answer, tuple) else (answer,)
-    return {f"output.{i}": tensor for i, tensor in enumerate(answers)}
+    return {f"output.{i}": tensor for i, tensor in enumerate(build.flat(answer))}
 
 
 def loss_of(outputs: dict[str, torch.Tensor]) -> torch.Tensor:

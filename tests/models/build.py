@@ -45,13 +45,14 @@ def flat(outputs) -> list[torch.Tensor]:
     return [tensor for part in outputs for tensor in flat(part)]
 
 
-def build(name: str, folder: Path) -> Path:
-    """Makes one model; its transformers version must be the process's."""
+def build(name: str, folder: Path, shapes: list[tuple[int, int]] | None = None) -> Path:
+    """Makes one model; its transformers version must be the process's. `shapes` instead of the model's own."""
     spec = registry()[name]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.pt"
     with torch.no_grad():
         built = spec.build()
+        built.shapes = shapes or built.shapes
         model = to_torchscript(built, spec)
         torch.jit.save(model, str(path))
         save_references(built, torch.jit.load(str(path)), folder, name, spec.checked)

@@ -14,7 +14,6 @@ from torch import nn
 from models.spec import Built, Inputs, Spec, randomize, use_transformers
 
 _PRESETS = Path(__file__).resolve().parents[2] / "presets"
-PROBES = [(1, 12), (1, 5), (1, 29), (3, 12), (2, 64), (1, 1)]
 SMALL, ALL_HIT = (1, 4), (4, 64)  # an example that leaves experts without a token, and one that leaves none
 
 
@@ -26,7 +25,7 @@ class Family:
     majors: tuple[int, ...]  # transformers versions
 
     @property
-    def whole_model(self) -> bool:
+    def traced_whole(self) -> bool:
         """Whether a trace of the whole model is right for other lengths."""
         return self.test.get("whole_model", True)
 
@@ -124,12 +123,12 @@ def lm(name: str, major: int, experts: str | None, example: tuple[int, int], dty
     model = whole_model(families()[name], major, experts, dtype)
     if model.config.is_encoder_decoder:
         make = _ids(model.config.vocab_size, "input_ids", "decoder_input_ids")
-        return Built(LogitsOfDecoder(model).eval(), make, example, PROBES)
+        return Built(LogitsOfDecoder(model).eval(), make, example)
     make = _ids(model.config.vocab_size, "input_ids")
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     if major == 4 and takes_positions and not hasattr(model.config, "mamba_d_state"):
-        return Built(LogitsWithMask(model).eval(), _with_mask(make, dtype), example, PROBES)
-    return Built(Logits(model).eval(), make, example, PROBES)
+        return Built(LogitsWithMask(model).eval(), _with_mask(make, dtype), example)
+    return Built(Logits(model).eval(), make, example)
 
 
 def block(name: str, major: int, experts: str | None, example: tuple[int, int], script: bool = False) -> Built:
@@ -138,57 +137,79 @@ def block(name: str, major: int, experts: str | None, example: tuple[int, int], 
     model = whole_model(family, major, experts)
     moe = moe_blocks(model, family)[-1]
     argument = next(iter(inspect.signature(moe.forward).parameters))
-    return Built(moe, _rows(argument, model.config.hidden_size), example, PROBES, script=script)
+    return Built(moe, _rows(argument, model.config.hidden_size), example, script=script)
 
 
 # Families whose experts of transformers 5 have one implementation only.
-ONE_IMPLEMENTATION = ("llama4", "dbrx", "longcat_flash", "switch_transformers", "nllb_moe")
+_ONE_IMPLEMENTATION = ("llama4", "dbrx", "longcat_flash", "switch_transformers", "nllb_moe")
+# Freezing is not a family's matter; one of each form shows it.
 _FROZEN = ("mixtral", "qwen2_moe", "deepseek_v3", "gpt_oss", "olmoe", "jamba", "llama4", "nemotron_h", "granitemoe")
+_SCRIPTABLE = ("dbrx",)
 
 
-def _add(models: dict[str, Spec], name: str, summary: str, build, major: int, freeze: bool, checked: bool) -> None:
-    models[name] = Spec(summary, build, major, checked=checked)
-    if freeze:
-        models[f"{name}-frozen"] = Spec(f"{summary}, frozen", build, major, freeze=True, checked=checked)
-
-
-def _add_transformers5(models: dict[str, Spec], name: str) -> None:
-    freeze = name in _FROZEN
-    if name not in ONE_IMPLEMENTATION:
-        for short in ("grouped", "batched"):
-            build = partial(block, name, 5, f"{short}_mm", (2, 12))
-            _add(models, f"{name}-v5-{short}-block", f"{name} block of transformers 5, {short}_mm", build, 5, freeze, True)
-        build = partial(lm, name, 5, "grouped_mm", (2, 12))
-        _add(models, f"{name}-v5-grouped-lm", f"{name} of transformers 5, grouped_mm", build, 5, freeze, families()[name].whole_model)
-        build = partial(lm, name, 5, "grouped_mm", (1, 12))
-        _add(models, f"{name}-v5-grouped-1x12-lm", f"{name} of transformers 5, grouped_mm, example 1x12", build, 5, False, False)
-    else:
-        build = partial(lm, name, 5, None, ALL_HIT)
-        _add(models, f"{name}-v5-eager-4x64-lm", f"{name} of transformers 5, example 4x64", build, 5, freeze, False)
-    _add_eager_blocks(models, name, 5, None if name in ONE_IMPLEMENTATION else "eager", freeze)
-
-
-def _add_eager_blocks(models: dict[str, Spec], name: str, major: int, experts: str | None, freeze: bool) -> None:
+def _eager_forms(family: Family, major: int, experts: str | None) -> dict[str, Spec]:
+    forms = {}
     for example in (SMALL, ALL_HIT):
         shape = f"{example[0]}x{example[1]}"
-        summary = f"{name} block of transformers {major}, eager, example {shape}"
-        build = partial(block, name, major, experts, example)
-        _add(models, f"{name}-v{major}-eager-{shape}-block", summary, build, major, freeze and example == ALL_HIT, False)
+        build = partial(block, family.name, major, experts, example)
+        summary = f"{family.name} block of transformers {major}, eager, example {shape}"
+        forms[f"v{major}-eager-{shape}-block"] = Spec(summary, build, major, checked=False)
+    return forms
 
 
-def _add_transformers4(models: dict[str, Spec], name: str) -> None:
-    freeze = name in _FROZEN
-    _add_eager_blocks(models, name, 4, None, freeze)
-    build = partial(lm, name, 4, None, ALL_HIT)
-    _add(models, f"{name}-v4-eager-4x64-lm", f"{name} of transformers 4, example 4x64", build, 4, freeze, False)
+def _transformers5(family: Family) -> dict[str, Spec]:
+    name = family.name
+    if name in _ONE_IMPLEMENTATION:
+        whole = Spec(f"{name} of transformers 5, example 4x64", partial(lm, name, 5, None, ALL_HIT), 5, checked=False)
+        return {"v5-eager-4x64-lm": whole} | _eager_forms(family, 5, None)
+    forms = {}
+    for short in ("grouped", "batched"):
+        build = partial(block, name, 5, f"{short}_mm", (2, 12))
+        forms[f"v5-{short}-block"] = Spec(f"{name} block of transformers 5, {short}_mm", build, 5)
+    if family.traced_whole:
+        build = partial(lm, name, 5, "grouped_mm", (2, 12))
+        forms["v5-grouped-lm"] = Spec(f"{name} of transformers 5, grouped_mm", build, 5)
+        build = partial(lm, name, 5, "grouped_mm", (1, 12))
+        forms["v5-grouped-1x12-lm"] = Spec(f"{name} of transformers 5, grouped_mm, example 1x12", build, 5, checked=False)
+    return forms | _eager_forms(family, 5, "eager")
 
 
-def add_families(models: dict[str, Spec]) -> None:
-    for name, family in families().items():
-        if 5 in family.majors:
-            _add_transformers5(models, name)
-        if 4 in family.majors:
-            _add_transformers4(models, name)
-    for major in (4, 5):
-        build = partial(block, "dbrx", major, None, SMALL, script=True)
-        _add(models, f"dbrx-v{major}-script-block", f"dbrx block of transformers {major}, scripted", build, major, False, True)
+def _transformers4(family: Family) -> dict[str, Spec]:
+    forms = _eager_forms(family, 4, None)
+    if family.traced_whole:
+        build = partial(lm, family.name, 4, None, ALL_HIT)
+        forms["v4-eager-4x64-lm"] = Spec(f"{family.name} of transformers 4, example 4x64", build, 4, checked=False)
+    return forms
+
+
+@cache
+def forms_of(name: str) -> dict[str, Spec]:
+    """All files of a family that the tests know, by what follows the family in their names. Those that are not `checked`
+    may be bound to their example."""
+    family, forms = families()[name], {}
+    if 5 in family.majors:
+        forms |= _transformers5(family)
+    if 4 in family.majors:
+        forms |= _transformers4(family)
+    if name in _FROZEN:
+        for form, spec in list(forms.items()):
+            if "1x4" not in form and "1x12" not in form:
+                summary = f"{spec.summary}, frozen"
+                forms[f"{form}-frozen"] = Spec(summary, spec.build, spec.transformers, freeze=True, checked=spec.checked)
+    if name in _SCRIPTABLE:
+        for major in family.majors:
+            summary = f"{name} block of transformers {major}, scripted"
+            forms[f"v{major}-script-block"] = Spec(summary, partial(block, name, major, None, SMALL, script=True), major)
+    return forms
+
+
+def family_models() -> dict[str, Spec]:
+    return {f"{name}-{form}": spec for name in families() for form, spec in forms_of(name).items()}
+
+
+def chief_forms(name: str) -> list[str]:
+    """One of transformers 5 and, if the family is there, one of transformers 4."""
+    forms = forms_of(name)
+    first = next(form for form in ("v5-grouped-block", "v5-eager-4x64-block", "v4-eager-4x64-block") if form in forms)
+    second = next((form for form in ("v4-eager-4x64-block", "v5-batched-block") if form in forms and form != first), None)
+    return [first] + ([second] if second else [])

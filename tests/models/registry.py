@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from models import loops, markers, transformers4, transformers5
-from models.families import add_families
+from models.families import family_models
 from models.spec import Spec
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -49,5 +49,4 @@ def registry() -> dict[str, Spec]:
     models: dict[str, Spec] = {}
     _add_transformers5(models)
     _add_transformers4(models)
-    add_families(models)
-    return models
+    return models | family_models()
