@@ -5,6 +5,7 @@
 #include <caffe2/serialize/inline_container.h>
 #include <fmt/format.h>
 #include <torch/csrc/jit/api/compilation_unit.h>
+#include <torch/csrc/jit/operator_upgraders/upgraders_entry.h>
 #include <torch/csrc/jit/serialization/export.h>
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/csrc/jit/serialization/import_read.h>
@@ -85,6 +86,7 @@ std::shared_ptr<torch::jit::Source> ReadSource(const Archive& archive, const std
 
 // What torch::jit::load does, with storages over the mapping if `mapped`.
 MoeModel ReadModel(const std::shared_ptr<Archive>& archive, bool mapped) {
+  torch::jit::populate_upgraders_graph_map();  // for files of an older torch, whose operators meant something else
   PyTorchStreamReader reader(std::make_shared<MappingAdapter>(archive));
   auto unit = std::make_shared<torch::jit::CompilationUnit>();
   MoeModel model{archive, {}, {}};
