@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
 #include <unordered_map>
 
 #include "passes/detect/match.h"
@@ -85,12 +86,22 @@ class Detector {
     return true;
   }
 
+  // The memory of a layer's experts, one place a source tensor.
+  static std::set<const void*> Places(const MoeLayer& layer) {
+    std::set<const void*> places;
+    for (const ExpertTensor& tensor : layer.tensors) {
+      for (const at::Tensor& source : tensor.sources) places.insert(source.const_data_ptr());
+    }
+    return places;
+  }
+
   void Add(const Module& module, MoeLayer layer) {
-    const auto same = [&](const MoeLayer& other) { return other.tensors[0].parts == layer.tensors[0].parts; };
-    if (std::any_of(detection_.layers.begin(), detection_.layers.end(), same)) {
+    const std::set<const void*> places = Places(layer);
+    if (std::any_of(places.begin(), places.end(), [&](const void* place) { return places_.contains(place); })) {
       detection_.refusals.push_back({layer.path, "the experts of a block must be used by one block alone", "", ""});
       return;
     }
+    places_.insert(places.begin(), places.end());
     if (auto refusal = NameLayer(module, options_, layer)) {
       detection_.refusals.push_back(*std::move(refusal));
       return;
@@ -100,6 +111,7 @@ class Detector {
 
   const DetectOptions& options_;
   std::unordered_map<GraphFunction*, int64_t> topks_;
+  std::set<const void*> places_;  // of the experts of all layers so far
   Detection detection_;
 };
 

@@ -63,6 +63,14 @@ Refusal DescribeMiss(const MatchContext& context, const Router& router, const Sc
                 scan.unknown ? scan.unknown : router.topk);
 }
 
+// Whether `k` is the same for every input: nothing that it is made of reads a tensor.
+bool IsFixed(const Value* k) {
+  if (k->type()->kind() == c10::TypeKind::TensorType) return false;
+  const auto inputs = k->node()->inputs();
+  if (k->node()->kind() == prim::GetAttr) return true;
+  return k->node()->kind() != prim::Param && k->node()->blocks().empty() && std::all_of(inputs.begin(), inputs.end(), IsFixed);
+}
+
 void MatchRouter(const MatchContext& context, const Router& router, MatchOutcome& outcome) {
   std::optional<BlockMatch> match;
   std::optional<Refusal> refusal;
@@ -76,7 +84,9 @@ void MatchRouter(const MatchContext& context, const Router& router, MatchOutcome
     if (!result.far && !refusal) refusal = std::move(result.refusal);
     return ++candidates >= kMostCandidates;
   });
-  if (match) {
+  if (match && !IsFixed(router.topk->input(1))) {
+    outcome.refusals.push_back(Refuse(context.path, "the number of experts a token has must not depend on the input", router.topk));
+  } else if (match) {
     outcome.matches.push_back(*std::move(match));
   } else if (const bool baked = FindBakedHits(router, *context.flow); refusal && !baked) {
     outcome.refusals.push_back(*std::move(refusal));

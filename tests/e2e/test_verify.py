@@ -102,16 +102,29 @@ def test_a_missing_file(name, damaged, models):
 # Damage with digests that agree: the byte proof.
 
 
-def test_two_experts_swapped(damaged, models):
-    name = sabotage.change_shard(damaged, 1, "down", lambda tensor: tensor[[1, 0, 2, 3]])
+MISTAKES = {
+    "two experts exchanged": ("down", lambda tensor: tensor[[1, 0, 2, 3]]),
+    "gate and up swapped": ("gate_up", lambda tensor: torch.cat(tensor.chunk(2, 1)[::-1], 1)),
+    "an expert dropped, the next in its place": ("gate_up", lambda tensor: tensor[[0, 2, 3, 3]]),
+    "an expert left out": ("down", lambda tensor: tensor * torch.tensor([1.0, 1.0, 0.0, 1.0]).view(-1, 1, 1)),
+    "a matrix transposed": ("down", lambda tensor: tensor.transpose(1, 2).reshape(tensor.shape)),
+    "gate and up interleaved": ("gate_up", lambda tensor: torch.stack(tensor.chunk(2, 1), 2).reshape(tensor.shape)),
+}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_repacking(mistake, rank, damaged, models):
+    role, change = MISTAKES[mistake]
+    name = sabotage.change_shard(damaged, rank, role, change)
     sabotage.refresh(damaged)
     assert name in verify_fails(damaged, models)
 
 
-def test_gate_and_up_swapped(damaged, models):
-    name = sabotage.change_shard(damaged, 0, "gate_up", lambda tensor: torch.cat(tensor.chunk(2, 1)[::-1], 1))
-    sabotage.refresh(damaged)
-    assert name in verify_fails(damaged, models)
+def test_an_expert_fewer(damaged, models):
+    """The file itself is at odds with the manifest."""
+    sabotage.change_shard(damaged, 1, "down", lambda tensor: tensor[:3])
+    assert "experts-00001-of-00002.safetensors" in verify_fails(damaged, models)
 
 
 def test_one_flipped_bit_that_the_digests_cover(damaged, models):
