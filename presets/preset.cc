@@ -72,14 +72,6 @@ std::optional<ExpertRole> Preset::RoleOf(std::string_view tensor) const {
   return std::nullopt;
 }
 
-std::optional<ExpertRole> Preset::RoleInExpert(std::string_view tensor) const {
-  for (const ExpertLayout& layout : layouts) {
-    if (layout.kind != ExpertLayout::Kind::kSeparate) continue;
-    if (const auto role = RoleInOneExpert(layout, tensor)) return role;
-  }
-  return std::nullopt;
-}
-
 std::vector<std::string> Preset::Disagreements(const BlockFacts& found) const {
   std::vector<std::string> out;
   Compare("the activation", facts.activation, found.activation, name, &out);

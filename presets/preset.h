@@ -76,8 +76,6 @@ struct Preset {
   // Which tensor of an expert `tensor` is, given relative to the block: "experts.3.w1.weight" -> kGate,
   // "experts.gate_up_proj" -> kGateUp. A bias has its weight's role.
   std::optional<ExpertRole> RoleOf(std::string_view tensor) const;
-  // The same for a name relative to one expert: "w1.weight" or "w1" -> kGate.
-  std::optional<ExpertRole> RoleInExpert(std::string_view tensor) const;
 
   // One sentence for each fact in which the block differs from this family; empty if none.
   std::vector<std::string> Disagreements(const BlockFacts& found) const;

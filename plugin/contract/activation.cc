@@ -32,11 +32,4 @@ std::optional<ActivationSpec> ParseActivation(std::string_view name) {
   return std::nullopt;
 }
 
-std::string_view ActivationName(ActivationSpec spec) {
-  for (const Entry& entry : kActivations) {
-    if (entry.spec.kind == spec.kind && entry.spec.gated == spec.gated) return entry.name;
-  }
-  return "";
-}
-
 }  // namespace autoep::contract

@@ -17,6 +17,5 @@ struct ActivationSpec {
 // "silu_gated", "gelu_gated", "gelu_tanh_gated", "relu_gated", "silu", "gelu", "gelu_tanh", "relu", "relu_squared",
 // "clamped_swiglu" (gated; args alpha, limit: (clamp(u, -limit, limit) + 1) * g * sigmoid(alpha * g), g = clamp(gate, max=limit)).
 std::optional<ActivationSpec> ParseActivation(std::string_view name);
-std::string_view ActivationName(ActivationSpec spec);
 
 }  // namespace autoep::contract

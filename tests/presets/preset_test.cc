@@ -66,14 +66,6 @@ TEST(Preset, RoleOfATensorOfTheBlock) {
   }
 }
 
-TEST(Preset, RoleInOneExpert) {
-  const Preset preset = *Parse(kGood);
-  EXPECT_EQ(preset.RoleInExpert("w1.weight"), ExpertRole::kGate);
-  EXPECT_EQ(preset.RoleInExpert("w3"), ExpertRole::kUp);
-  EXPECT_EQ(preset.RoleInExpert("w2.bias"), ExpertRole::kDown);
-  EXPECT_EQ(preset.RoleInExpert("gate_up_proj"), std::nullopt);
-}
-
 TEST(Preset, ParametersInTheBlockItself) {
   const auto preset = Parse(
       "name: granite\nblock: GraniteMoeMoE\nrouter: router\nexperts:\n  - layout: stacked\n    path: ''\n"
