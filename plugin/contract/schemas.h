@@ -50,6 +50,20 @@ inline constexpr char kCombine[] =
     "combine(Tensor rows, Tensor? weights, Tensor order, Tensor counts, Tensor received, Tensor placement, int ep_size, "
     "str group, str layer, int abi) -> Tensor";
 
+// The router, from logits to the chosen experts and their weights, put in by an optimisation pass. On every device it is
+//   scores   f(logits in score_dtype), f by `scores`: "softmax" over E, "sigmoid", "none"
+//   choice   scores + bias; with num_groups > 1, E falls into that many groups of neighbours, each scored by group_score, "max"
+//            or "top2_sum" of its choice, and outside the top_groups best of them choice is group_fill
+//   ids      topk(choice, top_k, sorted); ties fall as they do in topk
+//   weights  choice[ids] if weigh_choice, else scores[ids]; in weight_dtype; then by `renorm`: "none", "sum": divided by (their
+//            sum + renorm_min), "clamp": by max(their sum, renorm_min), "softmax" of them; times scale; in dtype
+// A dtype that is none leaves the dtype as it is. bias [E] or [1, E]. Groups need 2-D logits.
+//   logits [.., E] float  ->  weights [.., top_k], ids [.., top_k] int64
+inline constexpr char kRoute[] =
+    "route(Tensor logits, Tensor? bias, ScalarType? score_dtype, str scores, int num_groups, int top_groups, str group_score, "
+    "float group_fill, int top_k, bool sorted, bool weigh_choice, ScalarType? weight_dtype, str renorm, float renorm_min, "
+    "float scale, ScalarType? dtype, str layer, int abi) -> (Tensor weights, Tensor ids)";
+
 // Marks where a source model's routing is decided, so that a run can be compared route by route (ops/recorder.h). Returns a
 // copy of ids; `weights` is only seen. Put into instrumented copies of source models, never into a converted one.
 inline constexpr char kRecordRoutes[] = "record_routes(Tensor ids, Tensor weights, str layer) -> Tensor";

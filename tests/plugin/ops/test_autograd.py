@@ -91,6 +91,6 @@ def test_compiles_with_its_backward() -> None:
 
 
 def test_no_op_has_a_default_argument() -> None:
-    for name in ("dispatch", "experts", "combine", "record_routes", "load_shard"):
+    for name in ("dispatch", "experts", "combine", "route", "record_routes", "load_shard"):
         schema = getattr(OPS, name).default._schema
         assert not any(argument.has_default_value() for argument in schema.arguments), schema

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// route: from router logits to expert ids and weights. The op's arguments as a struct, and its arithmetic in torch's own ops.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <tuple>
+
+namespace autoep::ops {
+
+// The arguments of autoep::route; contract/schemas.h says what they mean.
+struct RouteOptions {
+  std::optional<at::ScalarType> score_dtype;
+  std::string scores;
+  int64_t num_groups = 1;
+  int64_t top_groups = 1;
+  std::string group_score;
+  double group_fill = 0;
+  int64_t top_k = 1;
+  bool sorted = true;
+  bool weigh_choice = false;
+  std::optional<at::ScalarType> weight_dtype;
+  std::string renorm;
+  double renorm_min = 0;
+  double scale = 1;
+  std::optional<at::ScalarType> dtype;
+};
+
+// Throws, in a sentence that names the layer, where the options do not suit logits [.., E].
+void CheckRoute(const at::Tensor& logits, const std::optional<at::Tensor>& bias, const RouteOptions& options,
+                const std::string& layer);
+
+// {weights, ids}, differentiable in logits. The same torch ops in the same order and dtypes as in the routers that the op
+// replaces, so that every bit is theirs.
+std::tuple<at::Tensor, at::Tensor> RouteWithTorch(const at::Tensor& logits, const std::optional<at::Tensor>& bias,
+                                                  const RouteOptions& options);
+
+}  // namespace autoep::ops
