@@ -95,7 +95,7 @@ class Converter {
     AUTOEP_ASSIGN_OR_RETURN(PipelineReport report, RunPipeline(model_, plan, PassOptions()));
     AUTOEP_ASSIGN_OR_RETURN(const Plan done, KeepRewritten(plan, report));
     AUTOEP_ASSIGN_OR_RETURN(const ShardSet shards, WriteShards(done, *model_.archive, output_));
-    Describe(done, shards);
+    Describe(done, shards, report.limits);
     AUTOEP_RETURN_IF_ERROR(options_.layout == kPerRank ? WriteRankModels(shards) : WriteSharedModel(shards));
     AUTOEP_RETURN_IF_ERROR(WriteRest(done));
     AUTOEP_RETURN_IF_ERROR(model_.archive->CheckUnchanged());
@@ -124,7 +124,7 @@ class Converter {
     return kept;
   }
 
-  void Describe(const Plan& plan, const ShardSet& shards) {
+  void Describe(const Plan& plan, const ShardSet& shards, const std::vector<std::string>& limits) {
     manifest_.op_abi = contract::kOpAbi;
     manifest_.tool = options_.tool;
     manifest_.torch = TORCH_VERSION;
@@ -134,6 +134,7 @@ class Converter {
     manifest_.source = {model_.archive->digest(), model_.archive->bytes()};
     for (size_t i = 0; i < plan.layers.size(); ++i) manifest_.layers.push_back(DescribeLayer(plan.layers[i], shards.pieces[i]));
     manifest_.limits = Limits(plan);
+    manifest_.limits.insert(manifest_.limits.end(), limits.begin(), limits.end());
   }
 
   // The copy of the manifest that a model file carries cannot list files: it is part of one.

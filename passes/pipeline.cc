@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 
 #include "passes/invariants.h"
 #include "passes/model/modules.h"
@@ -15,6 +16,10 @@
 
 namespace autoep {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 std::vector<PassInfo>& Registry() {
   static std::vector<PassInfo> passes;
@@ -134,13 +139,16 @@ Result<PipelineReport> RunPipeline(MoeModel& model, const Plan& plan, const Pipe
   AUTOEP_RETURN_IF_ERROR(dumper.Dump("source", before));
   PipelineReport report;
   for (const PassInfo* info : passes) {
+    const auto begin = Clock::now();
     AUTOEP_ASSIGN_OR_RETURN(Change change, RunPass(*info, model, context));
+    const auto done = Clock::now();
     std::string after = PrintModel(model.module);
     AUTOEP_RETURN_IF_ERROR(dumper.Dump(info->name, after));
     AUTOEP_RETURN_IF_ERROR(
         CheckAfter(model.module, context, signatures, !change.edits.empty(), after != before).At("after pass " + info->name));
     before = std::move(after);
-    report.passes.push_back({info->name, std::move(change.edits)});
+    report.passes.push_back({info->name, std::move(change.edits), Seconds(done - begin), Seconds(Clock::now() - done)});
+    report.limits.insert(report.limits.end(), change.limits.begin(), change.limits.end());
   }
   report.rewritten = context.rewritten;
   return report;

@@ -19,7 +19,8 @@
 namespace autoep {
 
 struct Change {
-  std::vector<std::string> edits;  // what was done, one sentence an edit, in order; empty if nothing changed
+  std::vector<std::string> edits;   // what was done, one sentence an edit, in order; empty if nothing changed
+  std::vector<std::string> limits;  // what the model will not do for want of an edit, sentences for people and the manifest
 };
 
 // Leaves out edit `edit` (counted from 0) of a pass, or all of its edits.
@@ -83,11 +84,14 @@ Status CheckPassNames(const std::vector<std::string>& names);
 struct PassReport {
   std::string pass;
   std::vector<std::string> edits;
+  double seconds = 0;        // of the pass itself
+  double check_seconds = 0;  // of the invariants after it
 };
 
 struct PipelineReport {
   std::vector<PassReport> passes;
   std::set<size_t> rewritten;  // layers of the plan
+  std::vector<std::string> limits;
 };
 
 // Runs the passes. A model that breaks an invariant after a pass is kBug, naming the pass; after any failure the model is

@@ -95,6 +95,26 @@ TEST(RewriteMoeTest, UnsharesWhereOneLayerIsLeftOut) {
   EXPECT_THAT(ForwardOf(opened.model, "second").toString(), HasSubstr("autoep::combine"));
 }
 
+TEST(FuseRouterTest, ComputesTheRouterByOneOp) {
+  Opened opened = Open(MakeStack({}, {.seed = 2}, /*share_type=*/true));
+  const PipelineReport report = RunAll(opened);
+  EXPECT_EQ(report.passes.at(1).pass, "fuse-router");
+  EXPECT_EQ(report.passes.at(1).edits.size(), 1) << "the blocks share a graph";
+  FileCheck()
+      .check("aten::linear")
+      ->check_count("autoep::route", 1)
+      ->check("autoep::dispatch")
+      ->check_not("aten::topk")
+      ->check("return")
+      ->run(ForwardOf(opened.model, "second").toString());
+}
+
+TEST(FuseRouterTest, LeavesTheRouterWhereItIsLeftOut) {
+  Opened opened = Open(MakeBlock({}));
+  RunAll(opened, {.disabled = {{"fuse-router", std::nullopt}}});
+  EXPECT_THAT(ForwardOf(opened.model, "").toString(), HasSubstr("aten::topk"));
+}
+
 TEST(PruneExpertsTest, DropsTheExpertsAndNothingElse) {
   Opened opened = Open(MakeBlock({}));
   RunAll(opened);
@@ -113,8 +133,10 @@ TEST(PruneExpertsTest, DropsAMethodThatOnlyTheOldComputeCalled) {
 TEST(PipelineTest, LeavesOutWhatIsDisabled) {
   Opened opened = Open(MakeBlock({}));
   const PipelineReport report = RunAll(opened, {.disabled = {{"prune-experts", std::nullopt}}});
-  EXPECT_EQ(report.passes.at(0).edits.size(), 1);
-  EXPECT_TRUE(report.passes.at(1).edits.empty());
+  for (const PassReport& pass : report.passes) {
+    if (pass.pass == "rewrite-moe") EXPECT_EQ(pass.edits.size(), 1);
+    if (pass.pass == "prune-experts") EXPECT_TRUE(pass.edits.empty());
+  }
   EXPECT_TRUE(opened.model.module.hasattr("experts"));
 }
 
@@ -128,7 +150,7 @@ TEST(PipelineTest, DumpsTheGraphsBetweenPasses) {
   Opened opened = Open(MakeBlock({}));
   const std::string folder = testing::TempFolder("ir");
   RunAll(opened, {.dump_ir = folder});
-  for (const char* name : {"00-source.ir", "01-rewrite-moe.ir", "02-prune-experts.ir"}) {
+  for (const char* name : {"00-source.ir", "01-rewrite-moe.ir", "02-fuse-router.ir", "03-prune-experts.ir", "04-follow-device.ir"}) {
     EXPECT_TRUE(std::filesystem::exists(folder + "/" + name)) << name;
   }
 }
