@@ -24,11 +24,11 @@ Result<PresetRegistry> LoadEmbedded() {
   return PresetRegistry::Create(std::move(presets));
 }
 
-bool IsPath(const std::string& word) {
+}  // namespace
+
+bool IsPresetPath(const std::string& word) {
   return word.find('/') != std::string::npos || word.ends_with(".yaml") || word.ends_with(".yml");
 }
-
-}  // namespace
 
 const PresetRegistry& PresetRegistry::Builtin() {
   static const PresetRegistry registry = [] {
@@ -96,7 +96,7 @@ std::optional<FamilyMatch> PresetRegistry::MatchFamily(const BlockNames& names) 
 }
 
 Result<std::shared_ptr<const Preset>> FindOrLoadPreset(const std::string& name_or_path) {
-  if (IsPath(name_or_path)) {
+  if (IsPresetPath(name_or_path)) {
     AUTOEP_ASSIGN_OR_RETURN(Preset preset, LoadPreset(name_or_path));
     return std::make_shared<const Preset>(std::move(preset));
   }

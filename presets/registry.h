@@ -47,7 +47,9 @@ class PresetRegistry {
   std::shared_ptr<const std::vector<Preset>> presets_;  // shared, so that pointers into it survive copies
 };
 
-// A name or a path of a YAML file, as `--preset` takes it. A word with a '/' or ending in .yaml or .yml is a path.
+// A word with a '/' or ending in .yaml or .yml is a path, not a family's name.
+bool IsPresetPath(const std::string& word);
+// A name or a path of a YAML file, as `--preset` takes it.
 Result<std::shared_ptr<const Preset>> FindOrLoadPreset(const std::string& name_or_path);
 
 // The layout of `preset` that the block's tensors follow, or null.

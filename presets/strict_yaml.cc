@@ -94,6 +94,10 @@ Status YamlValue::Expected(std::string_view what) const {
 
 bool YamlValue::IsString() const { return node_->kind == YamlNode::Kind::kScalar && (node_->quoted || !IsAmbiguous(node_->text)); }
 
+bool YamlValue::IsNull() const {
+  return node_->kind == YamlNode::Kind::kNull || (IsPlain(*node_) && (node_->text == "null" || node_->text == "~"));
+}
+
 bool YamlValue::IsMap() const { return node_->kind == YamlNode::Kind::kMap; }
 
 Result<std::string> YamlValue::AsString() const {

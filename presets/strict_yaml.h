@@ -40,6 +40,7 @@ class YamlValue {
 
   bool IsString() const;
   bool IsMap() const;
+  bool IsNull() const;  // nothing, or an unquoted null or ~
 
   // Members of this map. Has is false where this is no map.
   bool Has(std::string_view key) const;

@@ -9,15 +9,14 @@
 #include <memory>
 #include <optional>
 
-#include "passes/detect/detect.h"
 #include "passes/model/moe_model.h"
 #include "passes/repack/plan.h"
 #include "plugin/io/output.h"
 #include "plugin/io/text.h"
-#include "presets/registry.h"
 #include "tools/arguments.h"
 #include "tools/convert_report.h"
 #include "tools/converted_report.h"
+#include "tools/family_options.h"
 #include "tools/interrupt.h"
 #include "tools/layer_report.h"
 #include "tools/model_summary.h"
@@ -55,7 +54,8 @@ std::string ExpertsText(const std::vector<int64_t>& experts) {
 }
 
 std::string PlanTable(const Plan& plan, int64_t replicated, const Console& console) {
-  Table table({{"rank", Align::kRight}, {"experts of a layer"}, {"expert bytes", Align::kRight}, {"all tensor bytes", Align::kRight}});
+  Table table(
+      {{"rank", Align::kRight}, {"experts of a layer"}, {"expert bytes", Align::kRight}, {"all tensor bytes", Align::kRight}});
   for (int64_t rank = 0; rank < plan.ep_size; ++rank) {
     table.AddRow({fmt::to_string(rank), ExpertsText(plan.layers.front().placement.ExpertsOf(rank)), HumanBytes(plan.RankBytes()),
                   HumanBytes(replicated + plan.RankBytes())});
@@ -75,7 +75,7 @@ class ConvertCommand : public Subcommand {
 
   void Declare(CLI::App& app) override {
     app.add_option("MODEL", path_, "A TorchScript file")->type_name("FILE")->required();
-    app.add_option("--ep-size", ep_size_, "Ranks that share the experts")->type_name("N")->required();
+    app.add_option("--ep-size", ep_size_, "Ranks that share the experts")->type_name("N");
     app.add_option("-o,--output", output_, "The directory to make")->type_name("DIR")->group("Output");
     app.add_flag("--overwrite", overwrite_, "Replace a converted directory that is there")->group("Output");
     app.add_option("--layout", options_.layout, "shared (one model and a shard a rank) or per-rank (a whole model a rank)")
@@ -83,7 +83,11 @@ class ConvertCommand : public Subcommand {
         ->group("Output");
     app.add_flag("--strip-debug", options_.strip_debug, "Drop the author's file names and line numbers")->group("Output");
     AddJsonFlag(app);
-    app.add_option("--preset", preset_, "The family that the model must be: a name, or a YAML file")->type_name("NAME|FILE");
+    family_.Declare(app);
+    app.add_option("--device", device_, "any (the result runs wherever it is loaded) or cpu (devices stay as they were traced)")
+        ->type_name("DEVICE");
+    app.add_option("--router", router_, "route (proved routers become autoep::route) or keep (all stay as they are)")
+        ->type_name("ROUTER");
     app.add_flag("--dry-run", dry_run_, "Plan and print; write nothing");
     app.add_option("--verify", verify_, "full: also run the result on N local processes and compare with the source")
         ->type_name("full");
@@ -93,7 +97,7 @@ class ConvertCommand : public Subcommand {
   Status Run(Console& console) override {
     AUTOEP_RETURN_IF_ERROR(CheckOptions());
     AUTOEP_ASSIGN_OR_RETURN(MoeModel model, OpenModel(path_));
-    AUTOEP_ASSIGN_OR_RETURN(const Detection detection, DetectLayers(model));
+    AUTOEP_ASSIGN_OR_RETURN(const Detection detection, family_.Detect(path_, model));
     AUTOEP_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(model, detection, options_.ep_size));
 
     BeforeAfter report;
@@ -128,14 +132,26 @@ class ConvertCommand : public Subcommand {
   Status CheckOptions() {
     AUTOEP_RETURN_IF_ERROR(CheckChoice("--layout", options_.layout, {"shared", "per-rank"}));
     if (!verify_.empty()) AUTOEP_RETURN_IF_ERROR(CheckChoice("--verify", verify_, {"full"}));
-    AUTOEP_ASSIGN_OR_RETURN(options_.ep_size, ParseWhole("--ep-size", ep_size_, 1));
+    AUTOEP_RETURN_IF_ERROR(family_.Resolve());
+    AUTOEP_RETURN_IF_ERROR(ChooseEpSize());
     if (output_.empty() && !dry_run_) return Status(Code::kUsage, "-o is needed: the directory to make (or --dry-run)");
-    if (!preset_.empty()) {
-      AUTOEP_ASSIGN_OR_RETURN(wanted_, FindOrLoadPreset(preset_));
-    }
     AUTOEP_ASSIGN_OR_RETURN(options_.pipeline, passes_.Resolve());
+    AUTOEP_RETURN_IF_ERROR(CheckChoice("--device", device_, {"any", "cpu"}));
+    AUTOEP_RETURN_IF_ERROR(CheckChoice("--router", router_, {"route", "keep"}));
+    if (router_ == "keep") options_.pipeline.disabled.push_back({"fuse-router", std::nullopt});
+    if (device_ == "cpu") options_.pipeline.disabled.push_back({"follow-device", std::nullopt});
     options_.tool = kToolName;
     return output_.empty() ? Status() : CheckOutput(output_, OutputKind::kDirectory, Output());
+  }
+
+  Status ChooseEpSize() {
+    if (ep_size_.empty() && family_.ep_size()) {
+      options_.ep_size = *family_.ep_size();
+      return Status();
+    }
+    if (ep_size_.empty()) return Status(Code::kUsage, "--ep-size is required (or autoep_size in the file of --config)");
+    AUTOEP_ASSIGN_OR_RETURN(options_.ep_size, ParseWhole("--ep-size", ep_size_, 1));
+    return Status();
   }
 
   OutputOptions Output() const {
@@ -149,27 +165,6 @@ class ConvertCommand : public Subcommand {
   uint64_t ExpectedBytes(const BeforeAfter& report) const {
     const int64_t copies = options_.layout == "per-rank" ? options_.ep_size : 1;
     return static_cast<uint64_t>((report.before.TensorBytes() - report.expert_bytes) * copies + report.expert_bytes);
-  }
-
-  Result<Detection> DetectLayers(const MoeModel& model) const {
-    DetectOptions options;
-    options.preset = wanted_.get();
-    Detection detection = Detect(model.module, options);
-    if (detection.layers.empty()) return NoLayersError(path_, detection.refusals);
-    for (const MoeLayer& layer : detection.layers) AUTOEP_RETURN_IF_ERROR(CheckFamily(layer));
-    return detection;
-  }
-
-  // A preset may name a block that no family knows, but not one that is another family's.
-  Status CheckFamily(const MoeLayer& layer) const {
-    if (!wanted_) return Status();
-    for (const Preset& preset : PresetRegistry::Builtin().presets()) {
-      if (preset.name == wanted_->name || !preset.block.Matches(layer.class_name)) continue;
-      return Status(Code::kNoMoe, fmt::format("--preset {}: {} is a {}, which is of family {}; name that one, or leave --preset out",
-                                              Printable(wanted_->name), Printable(PathName(layer.path)),
-                                              Printable(layer.class_name), preset.name));
-    }
-    return Status();
   }
 
   Status WriteAndVerify(MoeModel& model, const Detection& detection, StagedDirectory& staged, BeforeAfter& report,
@@ -241,13 +236,14 @@ class ConvertCommand : public Subcommand {
   std::string path_;
   std::string ep_size_;
   std::string output_;
-  std::string preset_;
+  FamilyOptions family_;
   std::string verify_;
+  std::string device_ = "any";
+  std::string router_ = "route";
   bool overwrite_ = false;
   bool dry_run_ = false;
   ConvertOptions options_;
   PassOptions passes_;
-  std::shared_ptr<const Preset> wanted_;
 };
 
 const RegisterSubcommand<ConvertCommand> kRegistered;

@@ -2,6 +2,8 @@
 // autoep passes: lists the passes, or runs chosen ones on a model, to see what each does.
 #include <fmt/format.h>
 
+#include <chrono>
+
 #include "passes/detect/detect.h"
 #include "passes/model/moe_model.h"
 #include "passes/pipeline.h"
@@ -70,7 +72,9 @@ class Passes : public Subcommand {
     output.inputs = {path_};
     AUTOEP_RETURN_IF_ERROR(CheckOutput(output_, OutputKind::kFile, output));
     AUTOEP_ASSIGN_OR_RETURN(MoeModel model, OpenModel(path_));
+    const auto begin = std::chrono::steady_clock::now();
     const Detection detection = Detect(model.module, {});
+    const std::chrono::duration<double> detect = std::chrono::steady_clock::now() - begin;
     if (detection.layers.empty()) return NoLayersError(path_, detection.refusals);
     AUTOEP_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(model, detection, ep_size));
     AUTOEP_RETURN_IF_ERROR(options_.MakeDumpFolder());
@@ -79,22 +83,27 @@ class Passes : public Subcommand {
     AUTOEP_ASSIGN_OR_RETURN(const std::unique_ptr<StagedFile> file, StagedFile::Create(output_, output));
     AUTOEP_RETURN_IF_ERROR(WriteModel(model.module, {}, file->file().Sink()));
     AUTOEP_RETURN_IF_ERROR(file->Publish());
-    PrintReport(report, console);
+    PrintReport(report, detect.count(), console);
     return Status();
   }
 
-  void PrintReport(const PipelineReport& report, Console& console) const {
+  void PrintReport(const PipelineReport& report, double detect_seconds, Console& console) const {
     int64_t edits = 0;
     Json rows = Json::array();
     std::string text;
     for (const PassReport& pass : report.passes) {
       edits += static_cast<int64_t>(pass.edits.size());
-      rows.push_back({{"pass", pass.pass}, {"edits", pass.edits}});
+      rows.push_back(
+          {{"pass", pass.pass}, {"edits", pass.edits}, {"seconds", pass.seconds}, {"check_seconds", pass.check_seconds}});
       text += fmt::format("{}: {}\n", pass.pass, Plural(pass.edits.size(), "edit"));
       for (const std::string& edit : pass.edits) text += fmt::format("  {}\n", Printable(edit));
     }
     if (json()) {
-      console.Print(DumpJson({{"passes", rows}, {"output", output_}, {"status", CodeName(Code::kOk)}, {"exit_code", 0}}));
+      console.Print(DumpJson({{"passes", rows},
+                              {"detect_seconds", detect_seconds},
+                              {"output", output_},
+                              {"status", CodeName(Code::kOk)},
+                              {"exit_code", 0}}));
       return;
     }
     console.Print(text);

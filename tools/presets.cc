@@ -4,6 +4,7 @@
 
 #include "plugin/io/json.h"
 #include "plugin/io/text.h"
+#include "presets/custom_preset.h"
 #include "presets/registry.h"
 #include "tools/subcommand.h"
 #include "tools/table.h"
@@ -38,7 +39,9 @@ class Presets : public Subcommand {
 
   Status Run(Console& console) override {
     if (list_->parsed()) return List(console);
-    AUTOEP_ASSIGN_OR_RETURN(const std::shared_ptr<const Preset> preset, FindOrLoadPreset(preset_));
+    AUTOEP_ASSIGN_OR_RETURN(const PresetChoice choice, ChoosePreset(preset_));
+    if (choice.custom) return ShowCustom(*choice.custom, console);
+    const std::shared_ptr<const Preset>& preset = choice.family;
     if (json()) {
       Json document = PresetJson(*preset);
       document["status"] = CodeName(Code::kOk);
@@ -53,13 +56,26 @@ class Presets : public Subcommand {
   }
 
  private:
+  // Its whole content is its keys, as they are in the file.
+  Status ShowCustom(const CustomPreset& preset, Console& console) const {
+    Json keys = Json::object();
+    for (const auto& [key, place] : preset.places) {
+      AUTOEP_ASSIGN_OR_RETURN(keys[key], place.AsJson());
+    }
+    if (json()) {
+      console.Print(DumpJson({{"name", preset.name}, {"keys", keys}, {"status", CodeName(Code::kOk)}, {"exit_code", 0}}));
+    } else if (show_->parsed()) {
+      console.Print(fmt::format("name: {}\n", Printable(preset.name)));
+      for (const auto& [key, value] : keys.items()) console.Print(fmt::format("{}: {}\n", key, value.dump()));
+    } else {
+      console.Print(fmt::format("autoep: OK presets check {} ({})\n", Printable(preset.name), Printable(preset_)));
+    }
+    return Status();
+  }
+
   static Json PresetJson(const Preset& preset) {
-    return {{"name", preset.name},
-            {"title", preset.title},
-            {"model_classes", preset.model_classes},
-            {"block", preset.block.text},
-            {"router", preset.router.text},
-            {"transformers", preset.test.transformers},
+    return {{"name", preset.name},        {"title", preset.title},        {"model_classes", preset.model_classes},
+            {"block", preset.block.text}, {"router", preset.router.text}, {"transformers", preset.test.transformers},
             {"notes", preset.notes}};
   }
 

@@ -112,6 +112,21 @@ bool IsStored(const Value* value) {
   return value->node()->kind() == prim::GetAttr || value->node()->kind() == prim::Constant;
 }
 
+// A top-k on the way to the choice: of groups, where its indices are used, else of the best two in each group, which
+// aten::view(%choice, [.., G, E / G]) tells apart.
+void DescribeGroups(const Node* topk, std::map<std::string, std::string>& facts) {
+  facts["groups"] = "true";
+  if (!topk->outputs()[1]->uses().empty()) {
+    if (const auto count = ConstInt(topk->inputs()[1])) facts["top_groups"] = fmt::to_string(*count);
+  }
+}
+
+void DescribeGrouping(const Node* view, std::map<std::string, std::string>& facts) {
+  const std::vector<Value*> sizes = ListElements(view->inputs()[1]);
+  const auto groups = sizes.size() == 3 ? ConstInt(sizes[1]) : std::nullopt;
+  if (groups) facts["num_groups"] = fmt::to_string(*groups);
+}
+
 }  // namespace
 
 std::map<std::string, std::string> DescribeRouter(const Router& router, const Value* weights) {
@@ -120,8 +135,10 @@ std::map<std::string, std::string> DescribeRouter(const Router& router, const Va
     if (node->kind() == aten::softmax) facts["scores"] = "softmax";
     if (node->kind() == aten::sigmoid) facts["scores"] = "sigmoid";
     if (node->kind() == aten::add && (IsStored(node->input(0)) || IsStored(node->input(1)))) facts["bias"] = "true";
-    if (node->kind() == aten::topk) facts["groups"] = "true";
+    if (node->kind() == aten::topk) DescribeGroups(node, facts);
+    if (node->kind() == aten::view) DescribeGrouping(node, facts);
   });
+  if (facts["groups"] == "false") facts.erase("num_groups");
   std::unordered_set<const Node*> selection;
   WalkBack(router.topk->input(0), nullptr, [&](const Node* node) { selection.insert(node); });
   WalkBack(weights, router.topk, [&](const Node* node) {

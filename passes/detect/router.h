@@ -17,8 +17,8 @@ namespace autoep {
 
 struct Router {
   torch::jit::Node* topk = nullptr;
-  torch::jit::Value* ids = nullptr;  // topk's indices
-  torch::jit::Node* gate = nullptr;  // the product that makes the logits
+  torch::jit::Value* ids = nullptr;    // topk's indices
+  torch::jit::Node* gate = nullptr;    // the product that makes the logits
   torch::jit::Value* input = nullptr;  // what the gate reads
   int64_t num_experts = 0;             // logits a token
   at::ScalarType gate_dtype = at::kFloat;
@@ -32,7 +32,8 @@ std::vector<torch::jit::Node*> FindTopks(torch::jit::Graph& graph);
 std::optional<Router> FindRouter(torch::jit::Node* topk, const WeightFinder& weights);
 
 // MoeLayer::router: "scores" softmax, sigmoid or none, before the choice; "renorm" true, false, or softmax where the weights
-// are a softmax over the chosen; "scale"; "bias" true where a stored tensor is added for the choice alone; "groups" true.
+// are a softmax over the chosen; "scale"; "bias" true where a stored tensor is added for the choice alone; "groups" true, then
+// with "num_groups" and "top_groups", how many of them stay, where the graph holds the numbers.
 std::map<std::string, std::string> DescribeRouter(const Router& router, const torch::jit::Value* weights);
 
 }  // namespace autoep

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# Pass fuse-router on real models: the router becomes one op, and every bit of the answers stays.
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from e2e import tool
+
+FUSED = [
+    "mixtral5_grouped_lm_fp32",
+    "mixtral5_grouped_lm_bf16",
+    "mixtral5_grouped_lm_fp32_frozen",
+    "mixtral5_grouped_block_logits",
+    "qwen3moe5_batched_block_fp32",
+    "qwen3moe5_grouped_block_bf16",
+    "mixtral4_dense_mask_trace_lm_fp32",
+    "mixtral4_sparse_if_script_lm_fp32",
+    "mixtral4_dense_scatter_script_block_fp32",
+]
+
+
+def block_ops(model: torch.jit.ScriptModule) -> list[str]:
+    """The ops of all graphs that dispatch tokens."""
+    graphs = [module._c._get_method(name).graph for module in model.modules() for name in module._c._method_names()]
+    kinds = [[node.kind() for node in graph.nodes()] for graph in graphs]
+    return [kind for of_graph in kinds if "autoep::dispatch" in of_graph for kind in of_graph]
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_one_op_a_layer_and_the_same_bits(name, models, tmp_path):
+    import autoep
+
+    loaded = {}
+    for router in ("route", "keep"):
+        tool.succeed("convert", models[name], "--ep-size", 1, "--router", router, "-o", tmp_path / router)
+        loaded[router] = autoep.load(str(tmp_path / router))
+    ops = block_ops(loaded["route"])
+    assert ops.count("autoep::route") == ops.count("autoep::dispatch") > 0
+    assert "aten::topk" not in ops
+    assert "aten::topk" in block_ops(loaded["keep"])
+    for shape in ("2x12", "3x7", "1x1"):
+        inputs = load_file(models.inputs(name, shape))
+        with torch.no_grad():
+            found, expected = (loaded[router](**inputs) for router in ("route", "keep"))
+        found, expected = ((t,) if isinstance(t, torch.Tensor) else t for t in (found, expected))
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
