@@ -111,7 +111,7 @@ def _with_mask(make_ids, dtype: torch.dtype):
     return make
 
 
-def _rows(argument: str, width: int):
+def rows(argument: str, width: int):
     def make(batch: int, length: int, seed: int) -> Inputs:
         generator = torch.Generator().manual_seed(seed)
         return {argument: torch.randn(batch, length, width, generator=generator)}
@@ -137,7 +137,7 @@ def block(name: str, major: int, experts: str | None, example: tuple[int, int], 
     model = whole_model(family, major, experts)
     moe = moe_blocks(model, family)[-1]
     argument = next(iter(inspect.signature(moe.forward).parameters))
-    return Built(moe, _rows(argument, model.config.hidden_size), example, script=script)
+    return Built(moe, rows(argument, model.config.hidden_size), example, script=script)
 
 
 # Families whose experts of transformers 5 have one implementation only.
