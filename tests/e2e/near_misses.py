@@ -55,6 +55,19 @@ def share(one: str, other: str) -> Callable[[archives.Archive], None]:
     return change
 
 
+def drop_expert(number: int, pattern: str, replacement: str) -> Callable[[archives.Archive], None]:
+    """The expert's module goes, and what its sum adds; its dead call is of the expert before."""
+
+    def change(archive: archives.Archive) -> None:
+        code(pattern, replacement)(archive)
+        code(rf"(getattr\(experts\d*, '|experts\d*\.expert_){number}\b", rf"\g<1>{number - 1}")(archive)
+        code(rf"\n +(__annotations__\['{number}'\] =|expert_{number}:)[^\n]+", "")(archive)
+        experts = archive.root.state["experts"].state
+        del experts[next(name for name in experts if name.removeprefix("expert_") == str(number))]
+
+    return change
+
+
 def _of(model: str, **changes) -> list[NearMiss]:
     return [NearMiss(model, name, change, reason) for name, (change, reason) in changes.items()]
 
@@ -98,7 +111,7 @@ LOOP = _of(
     extra_op=(code(r"torch\.mul\((_\d+), torch\.index\(", r"torch.mul(torch.mul(\1, 2), torch.index(", 1), _OWN),
     shared_weights=(share("experts.3.up_proj.weight", "experts.2.up_proj.weight"), _TWICE),
     top_k_of_the_input=(code(r"torch\.topk\(routing_weights, 3\)", "torch.topk(routing_weights, torch.size(hidden_states, 1))"), _TOP_K),
-    missing_expert=(code(r"torch\.index_add_\((final_hidden_states3), 0, \w+, \w+\)", r"\1"), "baked: the graph holds 7 of the router's 8 experts"),
+    missing_expert=(drop_expert(4, r"torch\.index_add_\((final_hidden_states3), 0, \w+, \w+\)", r"\1"), "baked: the graph holds 7 of the router's 8 experts"),
     one_expert_twice=(code(r"torch\.select\(expert_mask, 0, 5\)", "torch.select(expert_mask, 0, 4)"), _OWN),
     weight_of_another_slot=(code(r"\[top_x, idx\]", "[top_x, torch.sub(2, idx)]"), _OWN),
 )
@@ -137,7 +150,7 @@ CAPACITY = _of(
     activation=(code(r"torch\.relu\(", "torch.celu("), ""),
     extra_op=(code(r"(expert_2\.forward\(\w+\))", r"torch.mul(\1, 2)"), ""),
     shared_weights=(share("experts.expert_3.wi.weight", "experts.expert_2.wi.weight"), ""),
-    missing_expert=(code(r"torch\.index_put_\((next_states2), \w+, \w+\)", r"\1"), ""),
+    missing_expert=(drop_expert(3, r"torch\.index_put_\((next_states2), \w+, \w+\)", r"\1"), ""),
     one_expert_twice=(code(r"torch\.select\((_\d+), 2, 5\)", r"torch.select(\1, 2, 4)"), ""),
 )
 
