@@ -47,6 +47,7 @@ contract::ManifestLayer DescribeLayer(const PlannedLayer& planned, const std::ve
   layer.placement = planned.placement.experts;
   layer.router = found.router;
   layer.shared_experts = found.shared_experts;
+  layer.rebuilt = found.rebuilt;
   for (size_t i = 0; i < planned.tensors.size(); ++i) {
     const ExpertTensor& tensor = planned.tensors[i].tensor;
     layer.tensors.push_back({tensor.role, planned.tensors[i].param, std::string(contract::FindDtype(tensor.dtype)->name),

@@ -155,6 +155,7 @@ Json LayersJson(const std::vector<MoeLayer>& layers) {
                       {"weights_act", layer.weights_on_input ? "input" : "after"},
                       {"router", layer.router},
                       {"shared_experts", layer.shared_experts},
+                      {"rebuilt", layer.rebuilt},
                       {"expert_bytes", layer.ExpertBytes()},
                       {"tensors", tensors},
                       {"notes", layer.notes}});

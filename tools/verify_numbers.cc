@@ -193,6 +193,17 @@ Status CheckExempt(const NumbersContext& context, const InstrumentedSource& sour
   return CheckBlocks(*blocks, context.report);
 }
 
+// What the source was replaced by where it is wrong itself.
+void NoteRebuilt(const contract::Manifest& manifest, VerifyReport* report) {
+  const auto rebuilt = std::count_if(manifest.layers.begin(), manifest.layers.end(),
+                                     [](const contract::ManifestLayer& layer) { return !layer.rebuilt.empty(); });
+  if (rebuilt == 0) return;
+  report->notes.push_back(
+      fmt::format("{} of {} were rebuilt because the source is wrong there: they were compared with the dense "
+                  "sum over all experts of the source's weights in the source's place",
+                  rebuilt, Plural(manifest.layers.size(), "layer")));
+}
+
 Status RunAll(const NumbersContext& context, const InstrumentedSource& source) {
   if (context.report->blocks) {
     AUTOEP_ASSIGN_OR_RETURN(const SubjectOutcome blocks, RunBlocks(context, source));
@@ -212,6 +223,7 @@ Status VerifyNumbers(const std::string& source_path, const std::string& director
   AUTOEP_ASSIGN_OR_RETURN(const auto folder, TempFolder::Create());
   AUTOEP_ASSIGN_OR_RETURN(const InstrumentedSource source, InstrumentedSource::Open(source_path));
   report->ranks = manifest.ep_size;
+  NoteRebuilt(manifest, report);
   report->blocks = HasBlocks(manifest) && (options.blocks || !Fits(manifest, report));
   if (options.blocks && !report->blocks) {
     report->notes.push_back("the model is one block, or was frozen into one graph: it was compared whole");

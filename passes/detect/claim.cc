@@ -44,8 +44,8 @@ bool KeepsRows(const Node* node) {
     case aten::masked_select:
       return true;
     default:
-      static const std::set<c10::Symbol> others = {aten::view_as, aten::reshape_as, aten::type_as, aten::gather, aten::alias,
-                                                   c10::Symbol::fromQualString("aten::expand_as")};
+      static const std::set<c10::Symbol> others = {aten::view_as, aten::reshape_as, aten::type_as,
+                                                   aten::gather,  aten::alias,      c10::Symbol::fromQualString("aten::expand_as")};
       return others.contains(node->kind());
   }
 }
@@ -58,8 +58,13 @@ std::string FirstLine(const std::exception& error) {
 
 class CandidateProof {
  public:
-  CandidateProof(const MatchContext& context, const Router& router, const SumCandidate& candidate)
-      : context_(context), flow_(*context.flow), units_(*context.units), router_(router), candidate_(candidate) {}
+  CandidateProof(const MatchContext& context, const Router& router, const SumCandidate& candidate, const Rebuilding* rebuilding)
+      : context_(context),
+        flow_(*context.flow),
+        units_(*context.units),
+        router_(router),
+        candidate_(candidate),
+        rebuilding_(rebuilding) {}
 
   ClaimResult Prove() {
     FindTokens();
@@ -98,7 +103,8 @@ class CandidateProof {
   }
 
   Stage MakeStage() const {
-    return {context_.self, context_.graph, &units_, &router_, chain_.back(), root_rank_, hidden_, dtype_};
+    const ServedExperts* served = rebuilding_ ? rebuilding_->served : nullptr;
+    return {context_.self, context_.graph, &units_, &router_, chain_.back(), root_rank_, hidden_, dtype_, served};
   }
 
   // The steps from root and gate to the sum. Where the gate reads something else than the root, down to the logits only.
@@ -175,8 +181,10 @@ class CandidateProof {
     options.boundary = {chain_.back(), router_.ids, weights};
     const Closure region = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
     if (region.foreign) {
-      return Refused("every node between the router and the experts' sum must be one that moves rows, compares, or combines "
-                     "linearly", region.foreign);
+      return Refused(
+          "every node between the router and the experts' sum must be one that moves rows, compares, or combines "
+          "linearly",
+          region.foreign);
     }
     Claim claim;
     claim.stage = MakeStage();
@@ -203,10 +211,16 @@ class CandidateProof {
 
   ClaimResult Check(const Claim& claim, std::map<std::string, std::string> facts) {
     if (claim.units.empty()) return Refused("the experts' sum must hold experts");
+    if (rebuilding_ && claim.units != rebuilding_->served->units) {
+      return Refused("the experts' sum must hold all experts of one loop and no others");
+    }
     std::vector<const ExpertFfn*> experts;
     try {
       std::vector<int> unit_of_expert;
-      if (!units_.units[claim.units[0]].stacked()) {
+      if (rebuilding_ && (!rebuilding_->served->unit_of_expert.empty() || units_.units[claim.units[0]].stacked())) {
+        unit_of_expert = rebuilding_->served->unit_of_expert;
+        for (const ExpertFfn& expert : *rebuilding_->experts) experts.push_back(&expert);
+      } else if (!units_.units[claim.units[0]].stacked()) {
         if (static_cast<int64_t>(claim.units.size()) != router_.num_experts) {
           return Refused(fmt::format("the graph must hold one feed-forward for each of the router's {} experts, and holds {}",
                                      router_.num_experts, claim.units.size()));
@@ -224,8 +238,7 @@ class CandidateProof {
       const std::string difference = CheckClaim(claim, flow_, unit_of_expert);
       if (!difference.empty()) return Refused("evaluation: " + difference);
     } catch (const std::exception& error) {
-      return Refused("dispatch and combine must work for every number of tokens and every choice of experts: " +
-                     FirstLine(error));
+      return Refused("dispatch and combine must work for every number of tokens and every choice of experts: " + FirstLine(error));
     }
     hard_ = true;
     return Finish(claim, experts, std::move(facts));
@@ -249,6 +262,9 @@ class CandidateProof {
     match.out = candidate_.value;
     match.insert_after = flow_.NodeAt(candidate_.step);
     match.out_dtype = shapes_.at(candidate_.value).dtype;
+    if (rebuilding_) {
+      for (const ExpertFfn* expert : experts) match.rebuilt.push_back(*expert);
+    }
     match.flatten = shapes_.at(tokens_).sizes.size() != 2 || claim.ids_rank != 2 || claim.weights_rank != 2;
     for (const Value* given : {tokens_, router_.ids, claim.weights}) {
       if (const Node* writer = WriterAfterRead(given, claim.steps)) {
@@ -269,7 +285,8 @@ class CandidateProof {
     for (const auto& [node, index] : units_.by_output) {
       const ExpertFfn& unit = units_.units[index];
       const std::string module = CommonModule(unit.up.projection.weight.name, unit.down.weight.name);
-      if (!experts.contains(units_.expert[index]) && !module.empty() && RootOfRows(unit.rows) == chain_.back()) found.push_back(module);
+      if (!experts.contains(units_.expert[index]) && !module.empty() && RootOfRows(unit.rows) == chain_.back())
+        found.push_back(module);
     }
     std::sort(found.begin(), found.end());
     return found;
@@ -331,6 +348,10 @@ class CandidateProof {
       }
     }
     steps.insert(owned.begin(), owned.end());
+    // The tokens are read by dispatch.
+    ClosureOptions options;
+    options.boundary = {chain_.back()};
+    for (const int step : FindClosure(tokens_, candidate_.step, flow_, units_, options).steps) steps.erase(step);
     std::set<int> consumed;
     for (auto at = steps.rbegin(); at != steps.rend(); ++at) {
       Node* node = flow_.NodeAt(*at);
@@ -356,6 +377,7 @@ class CandidateProof {
   const ExpertUnits& units_;
   const Router& router_;
   const SumCandidate& candidate_;
+  const Rebuilding* rebuilding_;
   std::vector<Value*> chain_;  // values of the top block from an expert's rows back to the root
   int64_t hidden_ = 0;
   at::ScalarType dtype_ = at::kFloat;
@@ -369,8 +391,9 @@ class CandidateProof {
 
 }  // namespace
 
-ClaimResult ProveCandidate(const MatchContext& context, const Router& router, const SumCandidate& candidate) {
-  return CandidateProof(context, router, candidate).Prove();
+ClaimResult ProveCandidate(const MatchContext& context, const Router& router, const SumCandidate& candidate,
+                           const Rebuilding* rebuilding) {
+  return CandidateProof(context, router, candidate, rebuilding).Prove();
 }
 
 }  // namespace autoep

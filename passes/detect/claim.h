@@ -4,6 +4,7 @@
 
 #include "passes/detect/match.h"
 #include "passes/detect/scan.h"
+#include "passes/detect/served.h"
 
 namespace autoep {
 
@@ -23,7 +24,15 @@ struct ClaimResult {
   bool far = false;  // the value has not the tokens' shape: a later candidate may
 };
 
-ClaimResult ProveCandidate(const MatchContext& context, const Router& router, const SumCandidate& candidate);
+// What a baked loop can serve, and all experts of its block.
+struct Rebuilding {
+  const ServedExperts* served = nullptr;
+  const std::vector<ExpertFfn>* experts = nullptr;
+};
+
+// With `rebuilding`, the claim is proved for the choices that the loop can serve, and the layer has all experts.
+ClaimResult ProveCandidate(const MatchContext& context, const Router& router, const SumCandidate& candidate,
+                           const Rebuilding* rebuilding = nullptr);
 
 // Fills everything of the layer but path, class and family from the units in expert order. Fails with a refusal where the
 // experts' tensors differ in shape, dtype or requires_grad, or a stacked tensor is not used in its own order.

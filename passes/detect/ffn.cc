@@ -111,12 +111,14 @@ std::optional<Half> MatchHalf(Value* value, const ExpertForm& form, const Weight
 
 bool SameIndex(const Value* a, const Value* b) {
   if (!a || !b) return a == b;
+  a = IndexTensor(a);
+  b = IndexTensor(b);
   return a == b || (ConstInt(a) && ConstInt(a) == ConstInt(b));
 }
 
 bool SameUnit(const Projection& a, const Projection& b) {
   if (a.bias && !SameIndex(a.bias->selected, a.weight.selected)) return false;
-  return a.form == b.form && a.choice == b.choice && a.weight.tensor.dim() == b.weight.tensor.dim() &&
+  return a.form == b.form && a.choice == b.choice && a.counts == b.counts && a.weight.tensor.dim() == b.weight.tensor.dim() &&
          SameIndex(a.weight.selected, b.weight.selected);
 }
 

@@ -24,7 +24,8 @@ struct Projection {
   Weight weight;
   bool stored_in_out = false;  // the stored matrix is [in, out], not [out, in]
   std::optional<Weight> bias;
-  torch::jit::Value* choice = nullptr;  // what says which expert a row meets, if the form has it: offsets, ids
+  torch::jit::Value* choice = nullptr;   // what says which expert a row meets, if the form has it: offsets, ids
+  std::vector<int64_t> counts;           // instead of `choice`: rows of each expert, constants of the graph
   std::vector<torch::jit::Node*> nodes;  // from rows to output, without those of weights
 
   int64_t in() const { return weight.tensor.size(stored_in_out ? -2 : -1); }
@@ -38,13 +39,14 @@ struct ExpertForm {
   // One unit holds all experts (a stacked weight), or a unit is one expert.
   bool stacked = false;
   // The expert of each row, int64, of rows' shape without the last dimension. `choice` as evaluated. Null where a unit is
-  // one expert. Throws c10::Error where `choice` does not fit.
+  // one expert, or where counts say it. Throws c10::Error where `choice` does not fit.
   at::Tensor (*experts_of_rows)(const at::Tensor& rows, const at::Tensor& choice) = nullptr;
 };
 
 const ExpertForm& GroupedMmForm();
 const ExpertForm& BatchedMmForm();
 const ExpertForm& ExpertLoopForm();
+const ExpertForm& SplitExpertsForm();
 
 // All forms, the most specific first.
 const std::vector<const ExpertForm*>& ExpertForms();

@@ -5,7 +5,8 @@
 namespace autoep {
 
 const std::vector<const ExpertForm*>& ExpertForms() {
-  static const std::vector<const ExpertForm*> forms = {&GroupedMmForm(), &BatchedMmForm(), &ExpertLoopForm()};
+  static const std::vector<const ExpertForm*> forms = {&GroupedMmForm(), &BatchedMmForm(), &ExpertLoopForm(),
+                                                        &SplitExpertsForm()};
   return forms;
 }
 

@@ -66,6 +66,14 @@ std::vector<Value*> ListElements(const Value* value) {
   return {inputs.begin(), inputs.end()};
 }
 
+const Value* IndexTensor(const Value* value) {
+  const auto reads = [](c10::Symbol kind) {
+    return kind == aten::Int || kind == aten::IntImplicit || kind == aten::ScalarImplicit || kind == aten::item;
+  };
+  while (reads(value->node()->kind())) value = value->node()->input(0);
+  return value;
+}
+
 namespace {
 
 bool IsNoOp(const Node* node, at::ScalarType dtype) {

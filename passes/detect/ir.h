@@ -25,6 +25,9 @@ std::vector<torch::jit::Value*> ListElements(const torch::jit::Value* value);
 
 inline bool IsKind(const torch::jit::Value* value, c10::Symbol kind) { return value->node()->kind() == kind; }
 
+// The one-element tensor that an integer was read from (aten::Int, aten::item, ..), or `value` itself.
+const torch::jit::Value* IndexTensor(const torch::jit::Value* value);
+
 // Looks through what leaves a value of `dtype` as it is: a cast to its own dtype, contiguous, detach, dropout that is off.
 // Adds the nodes passed to `passed`, if given.
 torch::jit::Value* StripNoOps(torch::jit::Value* value, at::ScalarType dtype, std::vector<torch::jit::Node*>* passed = nullptr);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include "passes/detect/baked.h"
 #include "passes/detect/claim.h"
 #include "passes/detect/ir.h"
 
@@ -22,42 +23,27 @@ namespace {
 
 constexpr int kMostCandidates = 64;  // a block has a few values on its way that are no sum yet
 
-// Loops over the experts that a trace met: %hit = aten::unbind(aten::nonzero(..)); prim::ListUnpack(%hit).
-Node* FindBakedHits(const Router& router, const GraphFlow& flow) {
-  std::set<GraphFlow::Root> chosen = {flow.RootOf(router.ids)};
-  for (int step = flow.StepOf(router.ids) + 1; step < flow.size(); ++step) {
-    Node* node = flow.NodeAt(step);
-    const bool reads = std::any_of(flow.Reads(step).begin(), flow.Reads(step).end(),
-                                   [&](const Value* read) { return chosen.contains(flow.RootOf(read)); });
-    if (!reads) continue;
-    if (node->kind() == prim::ListUnpack && node->input()->node()->kind() == aten::unbind) {
-      const Node* source = node->input()->node();
-      for (int depth = 0; depth < 8 && !source->inputs().empty(); ++depth) {
-        if (source->kind() == aten::nonzero || source->kind() == aten::where) return node;
-        source = source->input(0)->node();
-      }
-    }
-    if (node->kind() == aten::topk || node->kind() == aten::softmax) continue;
-    for (const Value* output : node->outputs()) chosen.insert(flow.RootOf(output));
-  }
-  return nullptr;
-}
-
 Refusal DescribeMiss(const MatchContext& context, const Router& router, const ScanResult& scan) {
   if (Node* hits = FindBakedHits(router, *context.flow)) {
-    return Refuse(context.path, "baked: the trace holds the experts that its example hit, so the file itself is wrong for other "
-                  "inputs", hits);
+    return Refuse(context.path,
+                  "baked: the trace holds the experts that its example hit, so the file itself is wrong for other "
+                  "inputs",
+                  hits);
   }
   const std::set<int> distinct(context.units->expert.begin(), context.units->expert.end());
   const bool apart = !distinct.empty() && !context.units->units[0].stacked();
   if (apart && scan.met_experts && !scan.unknown && static_cast<int64_t>(distinct.size()) < router.num_experts) {
     return Refuse(context.path,
                   fmt::format("baked: the graph holds {} of the router's {} experts, so the file itself is wrong for inputs that "
-                              "choose the others", scan.units, router.num_experts), router.topk);
+                              "choose the others",
+                              scan.units, router.num_experts),
+                  router.topk);
   }
   if (scan.stop && !scan.unknown) {
-    return Refuse(context.path, "every node between the router and the experts' sum must be one that moves rows, compares, or "
-                  "combines linearly", scan.stop);
+    return Refuse(context.path,
+                  "every node between the router and the experts' sum must be one that moves rows, compares, or "
+                  "combines linearly",
+                  scan.stop);
   }
   return Refuse(context.path, "what this top-k chooses must reach experts of a known form",
                 scan.unknown ? scan.unknown : router.topk);
@@ -75,15 +61,26 @@ void MatchRouter(const MatchContext& context, const Router& router, MatchOutcome
   std::optional<BlockMatch> match;
   std::optional<Refusal> refusal;
   int candidates = 0;
-  const ScanResult scan = ScanForSum(router, *context.flow, *context.units, [&](const SumCandidate& candidate) {
-    ClaimResult result = ProveCandidate(context, router, candidate);
-    if (result.match) {
-      match = std::move(result.match);
-      return true;
+  const ScanResult scan = ScanForSum(
+      router, *context.flow, *context.units,
+      [&](const SumCandidate& candidate) {
+        ClaimResult result = ProveCandidate(context, router, candidate);
+        if (result.match) {
+          match = std::move(result.match);
+          return true;
+        }
+        if (!result.far && !refusal) refusal = std::move(result.refusal);
+        return ++candidates >= kMostCandidates;
+      },
+      router.num_experts);
+  if (!match) {
+    if (auto rebuilt = RebuildBaked(context, router)) {
+      match = std::move(rebuilt->match);
+      refusal = std::move(rebuilt->refusal);
+      if (!match) outcome.refusals.push_back(*std::move(refusal));
+      if (!match) return;
     }
-    if (!result.far && !refusal) refusal = std::move(result.refusal);
-    return ++candidates >= kMostCandidates;
-  });
+  }
   if (match && !IsFixed(router.topk->input(1))) {
     outcome.refusals.push_back(Refuse(context.path, "the number of experts a token has must not depend on the input", router.topk));
   } else if (match) {

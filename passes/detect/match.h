@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "passes/detect/ffn.h"
 #include "passes/detect/moe_layer.h"
 
 namespace autoep {
@@ -17,17 +18,18 @@ namespace autoep {
 // A match in one prepared graph. Pointers live as long as the graph is not changed.
 struct BlockMatch {
   MoeLayer layer;
-  torch::jit::Value* tokens = nullptr;   // [T, H], what the experts read
-  torch::jit::Value* ids = nullptr;      // [T, k] int64
-  torch::jit::Value* weights = nullptr;  // [T, k]
-  torch::jit::Value* out = nullptr;      // [T, H], the weighted sum over the choices; every use of it after
-                                         // `insert_after` is to read combine's result instead
+  torch::jit::Value* tokens = nullptr;       // [T, H], what the experts read
+  torch::jit::Value* ids = nullptr;          // [T, k] int64
+  torch::jit::Value* weights = nullptr;      // [T, k]
+  torch::jit::Value* out = nullptr;          // [T, H], the weighted sum over the choices; every use of it after
+                                             // `insert_after` is to read combine's result instead
   torch::jit::Node* insert_after = nullptr;  // in the graph's top block; the EP ops go right behind it
   at::ScalarType out_dtype = at::kFloat;     // dtype of `out`; the rewrite casts combine's result where it differs
   // False: tokens, ids, weights and out are 2-D as said above. True: they may have more leading dimensions ([B, S, H]); the
   // rewrite reshapes tokens to [-1, H], ids and weights to [-1, k], and combine's result to the shape of tokens.
   bool flatten = false;
-  std::vector<torch::jit::Node*> consumed;   // nodes that must be gone after the rewrite
+  std::vector<torch::jit::Node*> consumed;  // nodes that must be gone after the rewrite
+  std::vector<ExpertFfn> rebuilt;           // of a rebuilt layer: its experts by number, or one with stacked weights
 };
 
 struct MatchOutcome {
@@ -41,7 +43,6 @@ struct MatchOutcome {
 void PrepareBlockGraph(const std::shared_ptr<torch::jit::Graph>& graph);
 
 // Finds the MoE blocks of a prepared graph; reads no tensor values. `path` is the module path of `self`, for messages.
-MatchOutcome MatchBlocks(const std::shared_ptr<torch::jit::Graph>& graph, const torch::jit::Module& self,
-                         const std::string& path);
+MatchOutcome MatchBlocks(const std::shared_ptr<torch::jit::Graph>& graph, const torch::jit::Module& self, const std::string& path);
 
 }  // namespace autoep

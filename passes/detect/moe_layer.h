@@ -15,8 +15,8 @@ namespace autoep {
 
 // One canonical expert tensor and the source tensors that make it up (contract/manifest.h gives the mapping).
 struct ExpertTensor {
-  std::string role;               // "gate_up", "up", "down", "gate_up_bias", "up_bias", "down_bias"
-  std::vector<int64_t> shape;     // canonical, [E, ...]
+  std::string role;            // "gate_up", "up", "down", "gate_up_bias", "up_bias", "down_bias"
+  std::vector<int64_t> shape;  // canonical, [E, ...]
   at::ScalarType dtype = at::kFloat;
   bool requires_grad = false;
   std::vector<contract::SourcePart> parts;
@@ -24,10 +24,10 @@ struct ExpertTensor {
 };
 
 struct MoeLayer {
-  std::string path;    // module path of the block, "" for the root
+  std::string path;        // module path of the block, "" for the root
   std::string class_name;  // the block's class, without mangling
   std::string family = "unknown";
-  std::string form;    // "grouped_mm", "batched_mm", "expert_loop", ...
+  std::string form;  // "grouped_mm", "batched_mm", "expert_loop", ...
   int64_t num_experts = 0;
   int64_t top_k = 0;
   int64_t hidden = 0;
@@ -37,8 +37,9 @@ struct MoeLayer {
   bool weights_on_input = false;
   std::map<std::string, std::string> router;  // "scores": "softmax", "renorm": "true", ...
   std::vector<ExpertTensor> tensors;
-  std::vector<std::string> shared_experts;  // module paths below the block, left where they are
+  std::vector<std::string> shared_experts;    // module paths below the block, left where they are
   std::vector<std::string> consumed_modules;  // module paths relative to the block that only the experts used ("experts")
+  std::string rebuilt;             // why the block had to be rebuilt, a sentence: the source is wrong there; "" if it had not
   std::vector<std::string> notes;  // limits a person should know
 
   int64_t ExpertBytes() const;

@@ -15,7 +15,10 @@
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <random>
+
+#include "passes/detect/ir.h"
 
 namespace autoep {
 
@@ -28,6 +31,12 @@ namespace {
 struct Answers {
   std::vector<int64_t> a, b;
 };
+
+at::Tensor ToTensor(const std::vector<int64_t>& numbers) {
+  at::Tensor tensor = at::empty({static_cast<int64_t>(numbers.size())}, at::kLong);
+  std::copy(numbers.begin(), numbers.end(), tensor.data_ptr<int64_t>());
+  return tensor;
+}
 
 at::Tensor Affine(const at::Tensor& rows, const at::Tensor& experts, const Answers& answers) {
   const int64_t count = static_cast<int64_t>(answers.a.size());
@@ -46,6 +55,13 @@ at::Tensor Affine(const at::Tensor& rows, const at::Tensor& experts, const Answe
   return rows * column(a) + column(b);
 }
 
+at::Tensor ExpertsOfCounts(const at::Tensor& rows, const std::vector<int64_t>& counts) {
+  std::vector<int64_t> experts;
+  for (size_t e = 0; e < counts.size(); ++e) experts.insert(experts.end(), counts[e], static_cast<int64_t>(e));
+  TORCH_CHECK(rows.dim() == 2 && rows.size(0) == static_cast<int64_t>(experts.size()), "the rows do not fit the constant sizes");
+  return ToTensor(experts);
+}
+
 Interpreter::Stands MakeStands(const Stage& stage, const std::shared_ptr<Answers>& answers) {
   Interpreter::Stands stands;
   for (const Node* node : stage.units->inner) stands[node] = nullptr;
@@ -56,7 +72,9 @@ Interpreter::Stands MakeStands(const Stage& stage, const std::shared_ptr<Answers
       TORCH_CHECK(rows.dim() >= 1 && rows.size(-1) == unit->up.projection.in(), "rows do not fit the expert");
       TORCH_CHECK(rows.scalar_type() == unit->dtype(), "rows are of another dtype than the expert");
       at::Tensor experts;
-      if (unit->form().stacked) {
+      if (!unit->down.counts.empty()) {
+        experts = ExpertsOfCounts(rows, unit->down.counts);
+      } else if (unit->form().stacked) {
         experts = unit->form().experts_of_rows(rows, run.Get(unit->down.choice).toTensor());
       } else {
         const Value* selected = unit->down.weight.selected;
@@ -109,8 +127,15 @@ std::unordered_map<const Value*, Shape> InferShapes(const Stage& stage, const Gr
   answers->a.assign(experts, 1);
   answers->b.assign(experts, 0);
   Interpreter::Stands stands = MakeStands(stage, answers);
-  const Tokens tokens{2, 3};
   Numbers numbers(7);
+  std::mt19937 random(11);
+  std::optional<ServedChoice> choice;
+  if (stage.served) {
+    const auto top_k = ConstInt(stage.router->topk->input(1));
+    TORCH_CHECK(top_k, "the number of experts a token must be a constant");
+    choice = MakeServedChoice(*stage.served, *top_k, 6, random);
+  }
+  const Tokens tokens = choice ? Tokens{choice->batch, choice->length} : Tokens{2, 3};
   stands[stage.router->gate] = [&](Interpreter& run, Node* gate) {
     std::vector<int64_t> sizes = {tokens.count(), stage.router->num_experts};
     at::ScalarType dtype = stage.router->gate_dtype;
@@ -124,7 +149,12 @@ std::unordered_map<const Value*, Shape> InferShapes(const Stage& stage, const Gr
   };
   Interpreter run(*stage.self, *stage.graph, stands);
   run.Set(stage.root, numbers.Tensor(Sizes(tokens, stage.root_rank, stage.hidden), -2, 2).to(stage.dtype));
-  RunSteps(run, flow, steps);
+  for (const int step : steps) {
+    Node* node = flow.NodeAt(step);
+    run.Run(node);
+    if (choice && node == stage.router->ids->node())
+      run.Set(stage.router->ids, ToTensor(choice->ids).view_as(run.Get(stage.router->ids).toTensor()));
+  }
   std::unordered_map<const Value*, Shape> shapes;
   for (Value* value : wanted) {
     if (!run.Has(value)) continue;
@@ -142,12 +172,6 @@ struct Trial {
   at::Tensor weights;        // [T, k], float
   at::Tensor x;              // [T, H], float
 };
-
-at::Tensor ToTensor(const std::vector<int64_t>& numbers) {
-  at::Tensor tensor = at::empty({static_cast<int64_t>(numbers.size())}, at::kLong);
-  std::copy(numbers.begin(), numbers.end(), tensor.data_ptr<int64_t>());
-  return tensor;
-}
 
 // The region's `out`, as [rows, H] float.
 at::Tensor Run(const Claim& claim, const GraphFlow& flow, const Trial& trial, const std::shared_ptr<Answers>& answers) {
@@ -222,10 +246,19 @@ std::vector<Trial> MakeTrials(const Claim& claim, Numbers& numbers) {
   std::vector<Trial> trials;
   const auto add = [&](Tokens tokens, std::vector<int64_t> ids, int64_t least_weight, double scale) {
     const int64_t t = tokens.count();
-    trials.push_back({tokens, std::move(ids), numbers.Tensor({t, k}, least_weight, 3) * scale,
-                      numbers.Tensor({t, claim.stage.hidden}, -2, 2)});
+    trials.push_back(
+        {tokens, std::move(ids), numbers.Tensor({t, k}, least_weight, 3) * scale, numbers.Tensor({t, claim.stage.hidden}, -2, 2)});
   };
   const int64_t least = claim.negative_weights ? -2 : 0;
+  if (claim.stage.served) {
+    constexpr int kServedTrials = 10;
+    std::mt19937 random(5);
+    for (int trial = 0; trial < kServedTrials; ++trial) {
+      ServedChoice choice = MakeServedChoice(*claim.stage.served, k, trial * trial, random);
+      add({choice.batch, choice.length}, std::move(choice.ids), trial % 2 == 0 ? 1 : least, std::ldexp(1.0, -2 * trial));
+    }
+    return trials;
+  }
   const int64_t half = (experts + 1) / 2;
   add({2, half}, RotatedIds(2 * half, k, experts), 1, 1.0);
   add({1, 1}, RandomIds(1, k, experts, numbers), 1, std::ldexp(1.0, -3));

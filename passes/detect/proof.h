@@ -23,6 +23,7 @@
 #include "passes/detect/interpreter.h"
 #include "passes/detect/region.h"
 #include "passes/detect/router.h"
+#include "passes/detect/served.h"
 
 namespace autoep {
 
@@ -35,7 +36,8 @@ struct Stage {
   torch::jit::Value* root = nullptr;  // [T, H] or [B, S, H]: what tokens are a view of
   int root_rank = 3;
   int64_t hidden = 0;
-  at::ScalarType dtype = at::kFloat;  // of the experts' weights
+  at::ScalarType dtype = at::kFloat;      // of the experts' weights
+  const ServedExperts* served = nullptr;  // of a baked loop: the trials keep to what it can serve
 };
 
 struct Shape {
@@ -60,8 +62,8 @@ struct Claim {
   int weights_rank = 2;
   at::ScalarType weights_dtype = at::kFloat;
   int64_t top_k = 0;
-  bool negative_weights = false;   // try them too
-  std::vector<int> units;          // of the region; those with the same weights once
+  bool negative_weights = false;  // try them too
+  std::vector<int> units;         // of the region; those with the same weights once
 };
 
 // For units that are one expert each: the unit of each expert, found by giving each its own answer. -1: no unit answers.

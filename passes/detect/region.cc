@@ -100,6 +100,9 @@ bool IsDisturbed(const ExpertFfn& unit, const GraphFlow& flow) {
       if (output != unit.output && written(output, false)) return true;
     }
   }
+  // Each matrix reads its index anew.
+  const Value* index = unit.down.weight.selected;
+  if (index && written(IndexTensor(index), false)) return true;
   return written(unit.rows, true);
 }
 

@@ -18,8 +18,8 @@ namespace {
 
 class Scanner {
  public:
-  Scanner(const Router& router, const GraphFlow& flow, const ExpertUnits& units)
-      : router_(router), flow_(flow), units_(units), group_(units.units.size()), members_(units.units.size()) {
+  Scanner(const Router& router, const GraphFlow& flow, const ExpertUnits& units, int64_t least)
+      : router_(router), flow_(flow), units_(units), least_(least), group_(units.units.size()), members_(units.units.size()) {
     for (size_t i = 0; i < group_.size(); ++i) {
       group_[i] = static_cast<int>(i);
       members_[i] = {static_cast<int>(i)};
@@ -119,12 +119,12 @@ class Scanner {
     const GraphFlow::Root root = *live_.begin();
     const int group = Group(fed_.at(root));
     const bool all = units_.units[members_[group].front()].answers_all();
-    if (!all && static_cast<int64_t>(members_[group].size()) < router_.num_experts) return std::nullopt;
+    if (!all && static_cast<int64_t>(members_[group].size()) < least_) return std::nullopt;
     Value* read_later = nullptr;
     for (Value* value : flow_.Values(root)) {
       if (flow_.StepOf(value) > step) continue;
-      const bool later = std::any_of(value->uses().begin(), value->uses().end(),
-                                     [&](const auto& use) { return flow_.StepOf(use.user) > step; });
+      const bool later =
+          std::any_of(value->uses().begin(), value->uses().end(), [&](const auto& use) { return flow_.StepOf(use.user) > step; });
       if (!later) continue;
       if (read_later) return std::nullopt;
       read_later = value;
@@ -140,12 +140,13 @@ class Scanner {
   const Router& router_;
   const GraphFlow& flow_;
   const ExpertUnits& units_;
-  std::vector<int> group_;                  // union-find over units
+  int64_t least_;
+  std::vector<int> group_;  // union-find over units
   std::vector<std::vector<int>> members_;
-  std::set<GraphFlow::Root> chosen_;        // depend on the choice
+  std::set<GraphFlow::Root> chosen_;              // depend on the choice
   std::unordered_map<GraphFlow::Root, int> fed_;  // depend on a unit of this group
-  std::set<GraphFlow::Root> live_;          // depend on both, and are read later
-  int chosen_until_ = -1;                   // the last step that reads one of them
+  std::set<GraphFlow::Root> live_;                // depend on both, and are read later
+  int chosen_until_ = -1;                         // the last step that reads one of them
   std::pair<Value*, int> last_ = {nullptr, -1};
   ScanResult result_;
 };
@@ -153,8 +154,8 @@ class Scanner {
 }  // namespace
 
 ScanResult ScanForSum(const Router& router, const GraphFlow& flow, const ExpertUnits& units,
-                      const std::function<bool(const SumCandidate&)>& take) {
-  return Scanner(router, flow, units).Scan(take);
+                      const std::function<bool(const SumCandidate&)>& take, int64_t least) {
+  return Scanner(router, flow, units, least).Scan(take);
 }
 
 }  // namespace autoep

@@ -21,15 +21,15 @@ struct SumCandidate {
 };
 
 struct ScanResult {
-  bool met_experts = false;           // some value depended on both
-  torch::jit::Node* stop = nullptr;   // the node that ended the scan: not explained, with such a value as input
+  bool met_experts = false;             // some value depended on both
+  torch::jit::Node* stop = nullptr;     // the node that ended the scan: not explained, with such a value as input
   torch::jit::Node* unknown = nullptr;  // the first product that reads what was chosen and is no expert's
-  int units = 0;                      // most units that came together
+  int units = 0;                        // most units that came together
 };
 
 // Calls `take` with each candidate in order until it returns true. Linear in the steps scanned; ends when nothing that
-// depends on the choice is read any more.
+// depends on the choice is read any more. `least`: units that must have come together, unless one answers for all.
 ScanResult ScanForSum(const Router& router, const GraphFlow& flow, const ExpertUnits& units,
-                      const std::function<bool(const SumCandidate&)>& take);
+                      const std::function<bool(const SumCandidate&)>& take, int64_t least);
 
 }  // namespace autoep

@@ -19,7 +19,7 @@ class LogitsTaint {
     for (const int step : steps) {
       bool reads = false;
       for (const Value* read : StepReads(step, flow, units)) reads |= Contains(read);
-      if (!reads) continue;
+      if (!reads || TakesShapeOnly(flow.NodeAt(step))) continue;
       for (const Value* output : flow.NodeAt(step)->outputs()) Add(flow.RootOf(output));
       for (const GraphFlow::Root root : flow.Writes(step)) Add(root);
     }
@@ -35,6 +35,14 @@ class LogitsTaint {
   }
 
  private:
+  static bool TakesShapeOnly(const Node* node) {
+    static const std::set<c10::Symbol> kinds = {
+        c10::aten::size,      c10::aten::zeros_like, c10::aten::ones_like, c10::aten::empty_like,
+        c10::aten::new_zeros, c10::aten::new_ones,   c10::aten::new_empty,
+    };
+    return kinds.contains(node->kind());
+  }
+
   // The ids are a boundary of their own.
   void Add(GraphFlow::Root root) {
     if (root != ids_) roots_.insert(root);
@@ -47,8 +55,8 @@ class LogitsTaint {
 
 }  // namespace
 
-std::vector<Value*> FindWeightsCandidates(Value* out, int at, const Router& router, const GraphFlow& flow,
-                                          const ExpertUnits& units, const std::set<int>& steps) {
+std::vector<Value*> FindWeightsCandidates(Value* out, int at, const Router& router, const GraphFlow& flow, const ExpertUnits& units,
+                                          const std::set<int>& steps) {
   const LogitsTaint taint(router, flow, units, steps);
   std::vector<Value*> candidates;
   std::set<int> frontier;

@@ -7,11 +7,14 @@
 #include <fmt/format.h>
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
+#include "passes/normalize/simplify.h"
 #include "passes/repack/plan.h"
 #include "passes/rewrite/blocks.h"
+#include "passes/rewrite/dense_experts.h"
 
 namespace autoep {
 namespace {
@@ -27,7 +30,8 @@ Node* FirstAfter(const Value* a, const Value* b) {
   return last->kind() == c10::prim::Param ? last->owningBlock()->nodes().front() : last->next();
 }
 
-void Record(BlockGraph& block, const BlockMatch& match, const std::string& attribute) {
+// Makes the match's ids and weights those that went through the record.
+void Record(BlockGraph& block, BlockMatch& match, const std::string& attribute) {
   torch::jit::Graph& graph = *block.graph;
   Node* const place = FirstAfter(match.ids, match.weights);
   const torch::jit::WithInsertPoint here(place);
@@ -37,6 +41,20 @@ void Record(BlockGraph& block, const BlockMatch& match, const std::string& attri
   match.ids->replaceAllUsesAfterNodeWith(weights->node(), ids);
   match.weights->replaceAllUsesAfterNodeWith(weights->node(), weights);
   for (Node* node = layer->node(); node != place; node = node->next()) node->setSourceRange(match.out->node()->sourceRange());
+  match.ids = ids;
+  match.weights = weights;
+}
+
+// Where the source is wrong, the dense mathematics takes its place. What one layer gives may be what the next one reads.
+void ReplaceRebuilt(BlockGraph& block) {
+  std::map<Value*, Value*> now;
+  for (const MatchedLayer& matched : block.matches) {
+    if (matched.match.rebuilt.empty()) continue;
+    BlockMatch match = matched.match;
+    if (const auto found = now.find(match.tokens); found != now.end()) match.tokens = found->second;
+    now[match.out] = InsertDenseExperts(*block.graph, match);
+  }
+  if (!now.empty()) RemoveDeadCode(block.graph);
 }
 
 Status Instrument(MoeModel& model, const std::vector<MoeLayer>& layers) {
@@ -44,12 +62,13 @@ Status Instrument(MoeModel& model, const std::vector<MoeLayer>& layers) {
   AUTOEP_ASSIGN_OR_RETURN(std::vector<BlockGraph> blocks, PrepareBlocks(model.module, layers));
   for (BlockGraph& block : blocks) {
     for (size_t m = 0; m < block.matches.size(); ++m) {
-      const MatchedLayer& matched = block.matches[m];
+      MatchedLayer& matched = block.matches[m];
       for (size_t i = 0; i < block.objects.size(); ++i) {
         block.objects[i].register_attribute(AttributeName(m), c10::StringType::get(), names[matched.layers[i]]);
       }
       Record(block, matched.match, AttributeName(m));
     }
+    ReplaceRebuilt(block);
     block.graph->lint();
   }
   return Status();

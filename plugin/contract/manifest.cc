@@ -73,6 +73,7 @@ void Visit(auto& visit, Is<ManifestLayer> auto& layer) {
   visit("placement", layer.placement);
   visit("router", layer.router);
   visit("shared_experts", layer.shared_experts);
+  visit("rebuilt", layer.rebuilt);
   visit("tensors", layer.tensors);
 }
 

@@ -43,9 +43,9 @@ struct ShardPiece {  // one rank's part of a tensor
 };
 
 struct ManifestTensor {
-  std::string role;   // "gate_up", "up", "down", "gate_up_bias", "up_bias", "down_bias"
-  std::string param;  // parameter name in model.pt and in the shards
-  std::string dtype;  // safetensors name: "F32", "BF16", ...
+  std::string role;            // "gate_up", "up", "down", "gate_up_bias", "up_bias", "down_bias"
+  std::string param;           // parameter name in model.pt and in the shards
+  std::string dtype;           // safetensors name: "F32", "BF16", ...
   std::vector<int64_t> shape;  // the whole canonical tensor, [E, ...]
   bool requires_grad = false;
   std::vector<SourcePart> source;
@@ -65,12 +65,13 @@ struct ManifestLayer {
   int64_t intermediate = 0;
   std::string activation;
   std::vector<double> activation_args;
-  std::string weights_act;  // "after" the expert or on its "input"
+  std::string weights_act;     // "after" the expert or on its "input"
   std::string group_attr;      // full attribute name of the group string in model.pt
   std::string placement_attr;  // full attribute name of the placement table in model.pt
   std::vector<ExpertSlot> placement;
   std::map<std::string, std::string> router;  // descriptive facts, for people
   std::vector<std::string> shared_experts;
+  std::string rebuilt;  // why the source is wrong here and its block was rebuilt, a sentence; "" if it was not
   std::vector<ManifestTensor> tensors;
   bool operator==(const ManifestLayer&) const = default;
 };

@@ -45,6 +45,7 @@ TEST(Manifest, ReadsBackEveryField) {
   layer.activation_args = {1.702, 7.0};
   layer.weights_act = "input";
   layer.shared_experts = {"shared_expert"};
+  layer.rebuilt = "baked: the graph holds 2 of the router's 4 experts";
   layer.tensors[0].requires_grad = true;
   layer.tensors[1].source[0].transposed = true;
   layer.tensors[1].source[0].source_row_begin = 1;

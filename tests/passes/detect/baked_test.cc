@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loops over experts that a trace unrolled over those that its example chose: rebuilt, or refused with the reason.
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "tests/passes/detect/blocks.h"
+
+namespace autoep::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using torch::jit::Module;
+
+// Turns of the loop, as traces write them. "#" is the expert's number, "@" its turn.
+constexpr char kRangeTurn[] = R"(
+    found@ = torch.where(ids == #)
+    rows@ = x[found@[0]]
+    h@ = torch.silu(torch.linear(rows@, self.experts.e#.w1)) * torch.linear(rows@, self.experts.e#.w3)
+    y@ = torch.linear(h@, self.experts.e#.w2)
+    out.index_add_(0, found@[0], y@ * w[found@[0], found@[1]].unsqueeze(-1))
+)";
+constexpr char kHitTurn[] = R"(
+    found@ = torch.where(mask[hit@].squeeze(0))
+    rows@ = x[found@[1]]
+    h@ = torch.silu(torch.linear(rows@, self.experts.e#.w1)) * torch.linear(rows@, self.experts.e#.w3)
+    y@ = torch.linear(h@, self.experts.e#.w2)
+    out.index_add_(0, found@[1], y@ * w[found@[1], found@[0]].unsqueeze(-1))
+)";
+constexpr char kStackedHitTurn[] = R"(
+    e@ = hit@[0]
+    found@ = torch.where(mask[int(e@)])
+    both@ = torch.linear(x[found@[1]], self.gate_up[int(e@)])
+    gate@, up@ = torch.chunk(both@, 2, -1)
+    y@ = torch.linear(torch.silu(gate@) * up@, self.down[int(e@)])
+    out.index_add_(0, found@[1], y@ * w[found@[1], found@[0]].unsqueeze(-1))
+)";
+constexpr char kStackedRangeTurn[] = R"(
+    found@ = torch.where(ids == #)
+    gate@, up@ = torch.chunk(torch.linear(x[found@[0]], self.gate_up[#]), 2, -1)
+    y@ = torch.linear(torch.silu(gate@) * up@, self.down[#])
+    out.index_add_(0, found@[0], y@ * w[found@[0], found@[1]].unsqueeze(-1))
+)";
+
+std::string Turns(const std::string& turn, const std::vector<int64_t>& experts) {
+  std::string text;
+  for (size_t i = 0; i < experts.size(); ++i) {
+    for (const char c : turn) text += c == '#' ? std::to_string(experts[i]) : c == '@' ? std::to_string(i) : std::string(1, c);
+  }
+  return text;
+}
+
+std::string Hits(size_t count) {
+  std::string names;
+  for (size_t i = 0; i < count; ++i) names += (i > 0 ? ", hit" : "hit") + std::to_string(i);
+  return "\n    mask = torch.one_hot(ids, 6).permute(2, 1, 0)\n    " + names +
+         " = torch.unbind(torch.nonzero(mask.sum([-1, -2]) > 0))\n";
+}
+
+std::string WithTurns(const std::string& turns) { return Replace(LoopSource(""), "    return", turns + "    return"); }
+
+struct Experts {
+  int64_t count = kExperts;
+  int64_t wide = -1;         // the expert with another shape
+  int64_t other_class = -1;  // .. of another class
+  int64_t with_code = -1;    // .. whose module has a forward
+  int64_t missing = -1;      // .. that is not there
+  int64_t more_attributes = -1;
+};
+
+// A block whose module `experts` has a module for each expert, as a trace leaves them: without code.
+Module MakeModular(const std::string& source, const Experts& made = {}) {
+  const auto unit = std::make_shared<torch::jit::CompilationUnit>();
+  const auto create = [&](const std::string& name) { return Module(c10::QualifiedName("__torch__.tests." + name), unit, true); };
+  Module block = create("Block");
+  block.register_parameter("gate", at::zeros({kExperts, kHidden}), false);
+  block.register_parameter("gate_up", at::zeros({kExperts, 2 * kWidth, kHidden}), false);
+  block.register_parameter("down", at::zeros({kExperts, kHidden, kWidth}), false);
+  Module experts = create("Experts");
+  for (int64_t e = 0; e < made.count; ++e) {
+    if (e == made.missing) continue;
+    Module expert = create(e == made.other_class ? "Other" : "Expert");
+    const int64_t width = e == made.wide ? kWidth + 1 : kWidth;
+    expert.register_parameter("w1", at::zeros({width, kHidden}), false);
+    expert.register_parameter("w3", at::zeros({width, kHidden}), false);
+    expert.register_parameter("w2", at::zeros({kHidden, width}), false);
+    if (e == made.more_attributes) expert.register_parameter("bias", at::ones({kHidden}), false);
+    if (e == made.with_code) expert.define("def forward(self, x):\n    return x\n");
+    experts.register_module("e" + std::to_string(e), expert);
+  }
+  block.register_module("experts", experts);
+  block.define(source);
+  return block;
+}
+
+void ExpectRebuilt(const Matched& matched, const std::string& why) {
+  ASSERT_EQ(matched.outcome.matches.size(), 1u) << (matched.outcome.refusals.empty() ? "" : matched.outcome.refusals[0].predicate);
+  const BlockMatch& match = matched.outcome.matches[0];
+  EXPECT_EQ(match.layer.num_experts, kExperts);
+  EXPECT_EQ(match.layer.top_k, kTopK);
+  EXPECT_THAT(match.layer.rebuilt, HasSubstr(why));
+  ASSERT_EQ(match.layer.notes.size(), 1u);
+  EXPECT_THAT(match.layer.notes[0], HasSubstr("the file itself is wrong for other inputs"));
+  EXPECT_FALSE(match.rebuilt.empty());
+}
+
+void ExpectRefused(const Matched& matched, const std::string& why) {
+  EXPECT_TRUE(matched.outcome.matches.empty());
+  ASSERT_EQ(matched.outcome.refusals.size(), 1u);
+  EXPECT_THAT(matched.outcome.refusals[0].predicate, ::testing::StartsWith("baked: "));
+  EXPECT_THAT(matched.outcome.refusals[0].predicate, HasSubstr(why));
+}
+
+TEST(Baked, RangeLoopWithoutTheExpertsNotHit) {
+  const Matched matched = Match(MakeModular(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5}))));
+  ExpectRebuilt(matched, "the graph holds 4 of the router's 6 experts");
+  const MoeLayer& layer = matched.outcome.matches[0].layer;
+  EXPECT_THAT(layer.notes[0], HasSubstr("assumed: experts 1, 4"));
+  ASSERT_EQ(layer.tensors[0].parts.size(), 2u * kExperts);
+  EXPECT_EQ(layer.tensors[0].parts[1].tensor, "block.experts.e1.w1");
+  EXPECT_EQ(layer.tensors[1].parts[4].tensor, "block.experts.e4.w2");
+}
+
+TEST(Baked, RangeLoopWithoutTheLastExpert) {
+  ExpectRebuilt(Match(MakeModular(WithTurns(Turns(kRangeTurn, {0, 1, 2, 3, 4})))), "5 of the router's 6 experts");
+}
+
+TEST(Baked, HitLoop) {
+  ExpectRebuilt(Match(MakeModular(WithTurns(Hits(3) + Turns(kHitTurn, {1, 2, 4})))), "3 of the router's 6 experts");
+}
+
+TEST(Baked, HitLoopThatHitAll) {
+  ExpectRebuilt(Match(MakeModular(WithTurns(Hits(6) + Turns(kHitTurn, {0, 1, 2, 3, 4, 5})))), "inputs that choose all 6 experts");
+}
+
+TEST(Baked, HitLoopOverStackedWeights) {
+  const Matched matched = Match(MakeModular(WithTurns(Hits(3) + Turns(kStackedHitTurn, {0, 0, 0}))));
+  ExpectRebuilt(matched, "inputs that choose exactly 3 experts");
+  EXPECT_EQ(matched.outcome.matches[0].layer.tensors[0].parts.size(), 1u);
+}
+
+TEST(Baked, ConstantIndicesIntoStackedWeights) {
+  ExpectRebuilt(Match(MakeModular(WithTurns(Turns(kStackedRangeTurn, {0, 3, 4})))), "3 of the router's 6 experts");
+}
+
+TEST(Baked, ConstantGroupSizes) {
+  std::string parts, first, second;
+  for (int64_t e = 0; e < kExperts; ++e) {
+    const std::string n = std::to_string(e);
+    first += (e > 0 ? ", " : "") + ("torch.linear(a" + n + ", self.gate_up[" + n + "])");
+    second += (e > 0 ? ", " : "") + ("torch.linear(b" + n + ", self.down[" + n + "])");
+    parts += (e > 0 ? ", #" : "#") + n;
+  }
+  const auto named = [&](char letter) {
+    std::string names = parts;
+    for (char& c : names) c = c == '#' ? letter : c;
+    return names;
+  };
+  const std::string source = WithTurns(R"(
+    order = torch.argsort(ids.reshape(-1))
+    rows = x[torch.floor_divide(order, 2)]
+    )" + named('a') + " = torch.split_with_sizes(rows, [2, 0, 3, 1, 1, 1], 0)\n    gate, up = torch.chunk(torch.cat([" +
+                                       first + "], 0), 2, -1)\n    h = torch.silu(gate) * up\n    " + named('b') +
+                                       " = torch.split_with_sizes(h, [2, 0, 3, 1, 1, 1], 0)\n    y = torch.cat([" + second +
+                                       R"(], 0)
+    y = y * w.reshape(-1)[order].unsqueeze(-1)
+    out = out.index_add(0, torch.floor_divide(order, 2), y)
+)");
+  ExpectRebuilt(Match(MakeModular(source)), "number of rows that each expert got");
+  const std::string other_sizes = Replace(source, "(h, [2, 0, 3, 1, 1, 1]", "(h, [2, 0, 3, 1, 2, 0]");
+  EXPECT_TRUE(Match(MakeModular(other_sizes)).outcome.matches.empty());
+}
+
+TEST(BakedRefusal, AnotherShape) {
+  Experts made;
+  made.wide = 4;
+  ExpectRefused(Match(MakeModular(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), made)), "w1 has another shape or dtype");
+}
+
+TEST(BakedRefusal, AnotherClass) {
+  Experts made;
+  made.other_class = 1;
+  ExpectRefused(Match(MakeModular(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), made)), "is a Other and not a Expert");
+}
+
+TEST(BakedRefusal, MoreTensors) {
+  Experts made;
+  made.more_attributes = 1;
+  ExpectRefused(Match(MakeModular(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), made)), "has other attributes");
+}
+
+TEST(BakedRefusal, AnExpertWithCodeWasNotLeftOutByATrace) {
+  Experts made;
+  made.with_code = 4;
+  ExpectRefused(Match(MakeModular(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), made)), "has code");
+}
+
+TEST(BakedRefusal, AMissingModule) {
+  Experts made;
+  made.missing = 4;
+  EXPECT_TRUE(Match(MakeModular(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), made)).outcome.matches.empty());
+}
+
+TEST(BakedRefusal, MoreModulesThanLogits) {
+  Experts made;
+  made.count = kExperts + 1;
+  EXPECT_TRUE(Match(MakeModular(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), made)).outcome.matches.empty());
+}
+
+TEST(BakedRefusal, AHitExpertWithAnotherActivation) {
+  const std::string source =
+      Replace(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), "torch.silu(torch.linear(rows1, ", "torch.gelu(torch.linear(rows1, ");
+  EXPECT_TRUE(Match(MakeModular(source)).outcome.matches.empty());
+}
+
+TEST(BakedRefusal, AnExpertUnderAnotherNumber) {
+  const std::string source = Replace(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), "ids == 3", "ids == 4");
+  ExpectRefused(Match(MakeModular(source)), "the sum is not that of the chosen experts");
+}
+
+TEST(BakedRefusal, TwoHitExpertsExchanged) {
+  ExpectRefused(Match(MakeModular(WithTurns(Hits(3) + Turns(kHitTurn, {1, 4, 2})))), "the sum is not that of the chosen experts");
+}
+
+TEST(BakedRefusal, AnotherSlot) {
+  const std::string source =
+      Replace(WithTurns(Hits(3) + Turns(kHitTurn, {1, 2, 4})), "w[found1[1], found1[0]]", "w[found1[1], 1 - found1[0]]");
+  ExpectRefused(Match(MakeModular(source)), "the sum is not that of the chosen experts");
+}
+
+TEST(BakedRefusal, AnExpertOutsideTheSum) {
+  // Expert 5's rows are added behind the sum: the sum alone would lose it, or have it twice.
+  const std::string source = Replace(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), "out.index_add_(0, found3[0], y3",
+                                     "out = torch.cos(out)\n    out.index_add_(0, found3[0], y3");
+  EXPECT_TRUE(Match(MakeModular(source)).outcome.matches.empty());
+}
+
+TEST(BakedRefusal, ATensorWithoutAModule) {
+  std::string source = LoopSource("");
+  for (const char* number : {"0", "1", "2", "4", "5"}) {
+    std::string turn;
+    for (const char c : SparseExpert()) turn += c == '#' ? std::string(number) : std::string(1, c);
+    source = Replace(source, "    return", turn + "    return");
+  }
+  ExpectRefused(Match(MakeBlock(source)), "is no module of its own");
+}
+
+}  // namespace
+}  // namespace autoep::testing
