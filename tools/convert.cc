@@ -174,6 +174,7 @@ class ConvertCommand : public Subcommand {
       progress.Update(0);
       AUTOEP_ASSIGN_OR_RETURN(Converted converted, Convert(model, detection, options_, staged));
       report.manifest = std::move(converted.manifest);
+      report.limits = std::move(converted.passes.limits);
       report.expert_bytes = TotalExpertBytes(report.manifest);  // without layers that --disable-pass left alone
       report.after = Summarize(model.module);
     }
@@ -228,6 +229,7 @@ class ConvertCommand : public Subcommand {
       return;
     }
     PrintLayers(plan, refusals, console);
+    for (const std::string& limit : report.limits) console.Print(fmt::format("Limit: {}\n\n", Printable(limit)));
     console.Print(BeforeAfterTable(report, console) + "\n");
     console.Print(fmt::format("Written to {}: {}\n", Printable(output_), Plural(report.manifest.files.size() + 1, "file")));
     console.Print(fmt::format("autoep: OK convert {}\n", ConvertedSentence(report.manifest)));

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "plugin/contract/manifest.h"
 #include "plugin/io/json.h"
@@ -14,10 +15,11 @@ namespace autoep {
 
 struct BeforeAfter {
   ModelSummary before;
-  ModelSummary after;  // of one rank's model file
+  ModelSummary after;        // of one rank's model file
   int64_t source_bytes = 0;  // the file
   int64_t expert_bytes = 0;  // of all experts
   contract::Manifest manifest;
+  std::vector<std::string> limits;  // of the whole model
 
   // What a rank holds besides its experts.
   int64_t ReplicatedBytes() const;

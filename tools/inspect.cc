@@ -8,6 +8,7 @@
 
 #include "passes/detect/detect.h"
 #include "passes/model/moe_model.h"
+#include "passes/rewrite/batch_binding.h"
 #include "plugin/contract/manifest.h"
 #include "plugin/contract/placement.h"
 #include "plugin/io/json.h"
@@ -74,8 +75,8 @@ Status CheckFiles(const std::string& directory, const contract::Manifest& manife
     const auto size = std::filesystem::file_size(std::filesystem::path(directory) / file.file, error);
     if (!error && static_cast<int64_t>(size) == file.bytes) continue;
     const std::string found = error ? "it is missing" : fmt::format("it has {} bytes", size);
-    return Status(Code::kInput, fmt::format("{}: {} should have {} bytes but {}; convert the source again",
-                                            Printable(directory), file.file, file.bytes, found));
+    return Status(Code::kInput, fmt::format("{}: {} should have {} bytes but {}; convert the source again", Printable(directory),
+                                            file.file, file.bytes, found));
   }
   return Status();
 }
@@ -121,6 +122,10 @@ class Inspect : public Subcommand {
       console.Print("\n" + LayerRemarks(detection.layers));
     }
     console.Print(RefusalList(detection.refusals));
+    for (const BatchBinding& binding : FindBatchBindings(model.module)) {
+      console.Print(
+          fmt::format("Bound to a batch of 1 by {}; any length works. Pass widen-batch lifts that.\n", Printable(binding.text)));
+    }
     console.Print(UncheckedSentence(UncheckedTensors(*model.archive)));
     if (detection.layers.empty()) return;
     std::vector<std::string> sizes;
@@ -135,6 +140,8 @@ class Inspect : public Subcommand {
     document["tensor_bytes"] = summary.TensorBytes();
     document["layers"] = LayersJson(detection.layers);
     document["refusals"] = RefusalsJson(detection.refusals);
+    document["bound_to_batch_1"] = Json::array();
+    for (const BatchBinding& binding : FindBatchBindings(model.module)) document["bound_to_batch_1"].push_back(binding.text);
     const Unchecked unchecked = UncheckedTensors(*model.archive);
     document["unchecked"] = {{"records", unchecked.records}, {"bytes", unchecked.bytes}};
     if (detection.layers.empty()) {
@@ -193,9 +200,8 @@ class Inspect : public Subcommand {
     console.Print(files.Render(console) + "\n");
     for (const std::string& limit : manifest.limits) console.Print(fmt::format("Limit: {}\n", Printable(limit)));
     console.Print("Not checked: file digests and tensor bytes; verify checks them.\n");
-    console.Print(fmt::format("autoep: OK inspect {}, {}, {} of expert weights a rank\n",
-                              Plural(manifest.layers.size(), "layer"), Plural(manifest.ep_size, "rank"),
-                              HumanBytes(RankExpertBytes(manifest, 0))));
+    console.Print(fmt::format("autoep: OK inspect {}, {}, {} of expert weights a rank\n", Plural(manifest.layers.size(), "layer"),
+                              Plural(manifest.ep_size, "rank"), HumanBytes(RankExpertBytes(manifest, 0))));
     return Status();
   }
 
