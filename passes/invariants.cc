@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
+#include <functional>
 #include <set>
 #include <sstream>
 #include <utility>
@@ -47,15 +49,18 @@ Status CheckNode(const GraphFunction& function, const Node& node, AttributeUses&
   return Status();
 }
 
-Status CheckFunction(const GraphFunction& function, AttributeUses& uses) {
-  const auto graph = function.graph();
+Status Lint(const GraphFunction& function) {
   try {
-    graph->lint();
+    function.graph()->lint();
   } catch (const std::exception& error) {
     return Status(Code::kBug, fmt::format("{}: the graph is malformed: {}", function.qualname().qualifiedName(), error.what()));
   }
+  return Status();
+}
+
+Status CheckNodes(const GraphFunction& function, AttributeUses& uses) {
   Status status;
-  ForEachNode(graph->block(), [&](Node* node) {
+  ForEachNode(function.graph()->block(), [&](Node* node) {
     if (status.ok()) status = CheckNode(function, *node, uses);
   });
   return status;
@@ -89,10 +94,15 @@ Status CheckOrphans(const ObjectIndex& index, const AttributeUses& uses) {
 
 }  // namespace
 
-Status CheckInvariants(const torch::jit::Module& module) {
+Status CheckInvariants(const torch::jit::Module& module, const Fingerprint* before, const Fingerprint* now) {
   const ObjectIndex index(module);
   AttributeUses uses;
-  for (GraphFunction* function : AllFunctions(index)) AUTOEP_RETURN_IF_ERROR(CheckFunction(*function, uses));
+  for (GraphFunction* function : AllFunctions(index)) {
+    const bool same = before && now && before->functions.contains(function) && now->functions.contains(function) &&
+                      before->functions.at(function) == now->functions.at(function);
+    if (!same) AUTOEP_RETURN_IF_ERROR(Lint(*function));
+    AUTOEP_RETURN_IF_ERROR(CheckNodes(*function, uses));
+  }
   for (const torch::jit::ObjectPtr& object : index.objects()) AUTOEP_RETURN_IF_ERROR(CheckObject(*object));
   return CheckOrphans(index, uses);
 }
@@ -103,6 +113,67 @@ std::string Signatures(const torch::jit::Module& module, const std::set<const vo
     if (internal.count(method) == 0) out << method->getSchema() << "\n";
   }
   return out.str();
+}
+
+namespace {
+
+class Hash {
+ public:
+  void Add(uint64_t number) { value_ = (value_ ^ number) * 0x9E3779B97F4A7C15ULL + (value_ >> 29); }
+  void Add(const std::string& text) { Add(std::hash<std::string>()(text)); }
+  uint64_t value() const { return value_; }
+
+ private:
+  uint64_t value_ = 0;
+};
+
+void AddAttributes(const Node& node, Hash& hash) {
+  for (const c10::Symbol name : node.attributeNames()) {
+    switch (node.kindOf(name)) {
+      case torch::jit::AttributeKind::i:
+        hash.Add(static_cast<uint64_t>(node.i(name)));
+        break;
+      case torch::jit::AttributeKind::f:
+        hash.Add(std::hash<double>()(node.f(name)));
+        break;
+      case torch::jit::AttributeKind::s:
+        hash.Add(node.s(name));
+        break;
+      case torch::jit::AttributeKind::t:
+        hash.Add(reinterpret_cast<uintptr_t>(node.t(name).unsafeGetTensorImpl()));
+        break;
+      default:
+        break;
+    }
+  }
+}
+
+void AddNode(const Node& node, Hash& hash) {
+  hash.Add(static_cast<uint64_t>(static_cast<c10::unique_t>(node.kind())));
+  for (const torch::jit::Value* input : node.inputs()) hash.Add(input->unique());
+  for (const torch::jit::Value* output : node.outputs()) hash.Add(output->unique());
+  AddAttributes(node, hash);
+}
+
+}  // namespace
+
+Fingerprint TakeFingerprint(const torch::jit::Module& module) {
+  const ObjectIndex index(module);
+  Fingerprint fingerprint;
+  Hash types;
+  for (const c10::ClassTypePtr& type : index.types()) {
+    types.Add(type->name()->qualifiedName());
+    types.Add(index.OfType(type.get()).size());
+    for (size_t i = 0; i < type->numAttributes(); ++i) types.Add(type->getAttributeName(i));
+  }
+  fingerprint.types = types.value();
+  for (GraphFunction* function : AllFunctions(index)) {
+    Hash hash;
+    for (const torch::jit::Value* output : function->graph()->outputs()) hash.Add(output->unique());
+    ForEachNode(function->graph()->block(), [&](Node* node) { AddNode(*node, hash); });
+    fingerprint.functions[function] = hash.value();
+  }
+  return fingerprint;
 }
 
 std::string PrintModel(const torch::jit::Module& module) {

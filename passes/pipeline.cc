@@ -52,11 +52,11 @@ Result<std::vector<const PassInfo*>> ChoosePasses(const PipelineOptions& options
 class Dumper {
  public:
   explicit Dumper(std::string folder) : folder_(std::move(folder)) {}
-  Status Dump(const std::string& name, const std::string& text) {
+  Status Dump(const std::string& name, const torch::jit::Module& module) {
     if (folder_.empty()) return Status();
     OutputOptions options;
     options.overwrite = true;
-    return WriteFileAtomically(fmt::format("{}/{:02}-{}.ir", folder_, next_++, name), text, options);
+    return WriteFileAtomically(fmt::format("{}/{:02}-{}.ir", folder_, next_++, name), PrintModel(module), options);
   }
 
  private:
@@ -76,7 +76,8 @@ Result<Change> RunPass(const PassInfo& info, MoeModel& model, PassContext& conte
 
 // `signatures` are those of the methods that only the outside calls, before the first pass.
 Status CheckAfter(const torch::jit::Module& module, const PassContext& context, const std::string& signatures, bool reported,
-                  bool changed) {
+                  const Fingerprint& before, const Fingerprint& now) {
+  const bool changed = !(before == now);
   if (reported != changed) {
     return Status(Code::kBug,
                   reported ? "a change was reported, and the model is the same" : "the model changed, and no change was reported");
@@ -84,7 +85,7 @@ Status CheckAfter(const torch::jit::Module& module, const PassContext& context, 
   if (!changed) return Status();
   if (Signatures(module, context.called_functions) != signatures)
     return Status(Code::kBug, "the model's inputs or outputs changed");
-  return CheckInvariants(module);
+  return CheckInvariants(module, &before, &now);
 }
 
 }  // namespace
@@ -134,18 +135,18 @@ Result<PipelineReport> RunPipeline(MoeModel& model, const Plan& plan, const Pipe
     for (torch::jit::GraphFunction* callee : Callees(*function)) context.called_functions.insert(callee);
   }
   const std::string signatures = Signatures(model.module, context.called_functions);
-  std::string before = PrintModel(model.module);
+  Fingerprint before = TakeFingerprint(model.module);
   Dumper dumper(options.dump_ir);
-  AUTOEP_RETURN_IF_ERROR(dumper.Dump("source", before));
+  AUTOEP_RETURN_IF_ERROR(dumper.Dump("source", model.module));
   PipelineReport report;
   for (const PassInfo* info : passes) {
     const auto begin = Clock::now();
     AUTOEP_ASSIGN_OR_RETURN(Change change, RunPass(*info, model, context));
     const auto done = Clock::now();
-    std::string after = PrintModel(model.module);
-    AUTOEP_RETURN_IF_ERROR(dumper.Dump(info->name, after));
+    Fingerprint after = TakeFingerprint(model.module);
+    AUTOEP_RETURN_IF_ERROR(dumper.Dump(info->name, model.module));
     AUTOEP_RETURN_IF_ERROR(
-        CheckAfter(model.module, context, signatures, !change.edits.empty(), after != before).At("after pass " + info->name));
+        CheckAfter(model.module, context, signatures, !change.edits.empty(), before, after).At("after pass " + info->name));
     before = std::move(after);
     report.passes.push_back({info->name, std::move(change.edits), Seconds(done - begin), Seconds(Clock::now() - done)});
     report.limits.insert(report.limits.end(), change.limits.begin(), change.limits.end());

@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include <map>
+#include <optional>
 #include <set>
 
 #include "passes/model/modules.h"
@@ -54,12 +55,15 @@ Groups GroupByType(const torch::jit::Module& root, const std::vector<std::pair<s
 // Gives blocks a type of their own where one graph cannot serve all objects of the type.
 void TellApart(torch::jit::Module& root, const std::vector<std::pair<std::string, std::string>>& facts) {
   const std::map<std::string, std::string> facts_of(facts.begin(), facts.end());
+  std::optional<ObjectIndex> index;  // until a type is told apart
   for (const std::vector<std::string>& paths : GroupByType(root, facts)) {
     std::set<std::string> distinct;
     for (const std::string& path : paths) distinct.insert(facts_of.at(path));
-    const size_t objects = ObjectIndex(root).OfType(FindModule(root, paths[0])->type().get()).size();
+    if (!index) index.emplace(root);
+    const size_t objects = index->OfType(FindModule(root, paths[0])->type().get()).size();
     if (distinct.size() == 1 && objects == paths.size()) continue;
     for (const std::string& path : paths) Unshare(root, path);
+    index.reset();
   }
 }
 

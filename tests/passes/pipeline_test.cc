@@ -166,6 +166,22 @@ TEST(PipelineTest, NamesUnknownPasses) {
 
 TEST(InvariantsTest, HoldOfAModelAsItIs) { EXPECT_TRUE(CheckInvariants(MakeBlock({})).ok()); }
 
+TEST(InvariantsTest, FingerprintsTellWhichGraphChanged) {
+  torch::jit::Module stack = MakeStack({}, {.seed = 2}, /*share_type=*/false);
+  const Fingerprint before = TakeFingerprint(stack);
+  EXPECT_EQ(TakeFingerprint(stack), before);
+  auto& function = torch::jit::toGraphFunction(stack.attr("first").toModule().get_method("forward").function());
+  for (torch::jit::Node* node : function.graph()->nodes()) {
+    if (node->kind() != c10::prim::Constant || !node->hasAttribute(c10::attr::value)) continue;
+    if (node->kindOf(c10::attr::value) != torch::jit::AttributeKind::i) continue;
+    node->i_(c10::attr::value, node->i(c10::attr::value) + 1);
+    break;
+  }
+  const Fingerprint after = TakeFingerprint(stack);
+  EXPECT_EQ(after.types, before.types);
+  for (const auto& [each, number] : before.functions) EXPECT_EQ(after.functions.at(each) != number, each == &function);
+}
+
 TEST(InvariantsTest, SeeAnAttributeThatIsGone) {
   torch::jit::Module block = MakeBlock({});
   block._ivalue()->unsafeRemoveAttr("gate");
