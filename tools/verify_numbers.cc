@@ -199,7 +199,7 @@ void NoteRebuilt(const contract::Manifest& manifest, VerifyReport* report) {
                                      [](const contract::ManifestLayer& layer) { return !layer.rebuilt.empty(); });
   if (rebuilt == 0) return;
   report->notes.push_back(
-      fmt::format("{} of {} rebuilt, because the source is wrong there: compared with the dense "
+      fmt::format("{} of {} were rebuilt because the source is wrong there: they were compared with the dense "
                   "sum over all experts of the source's weights in the source's place",
                   rebuilt, Plural(manifest.layers.size(), "layer")));
 }

@@ -36,7 +36,7 @@ std::string DescribeBinding(const ServedExperts& served, bool hits) {
 }
 
 std::string DescribeAssumption(const ServedExperts& served) {
-  if (served.unit_of_expert.empty()) return "";
+  if (served.unit_of_expert.empty() || served.pattern.empty()) return "";
   std::vector<int64_t> missing;
   for (int64_t e = 0; e < served.total; ++e) {
     if (served.unit_of_expert[e] < 0) missing.push_back(e);
@@ -84,13 +84,10 @@ class Rebuilder {
   // In a frozen graph nothing but the sum tells which feed-forwards are the router's experts.
   std::optional<ServedExperts> FindFrozenLoop() const {
     std::optional<ServedExperts> found;
-    ScanForSum(
-        router_, *context_.flow, *context_.units,
-        [&](const SumCandidate& candidate) {
-          found = FrozenLoop(router_, *context_.units, candidate.units);
-          return true;
-        },
-        router_.num_experts);
+    ScanForSum(router_, *context_.flow, *context_.units, router_.num_experts, [&](const SumCandidate& candidate) {
+      found = FrozenLoop(router_, *context_.units, candidate.units);
+      return true;
+    });
     return found;
   }
 
@@ -151,7 +148,7 @@ class Rebuilder {
       if (result.match || !first) first = std::move(result);
       return first->match.has_value() || ++candidates_ >= kMostCandidates;
     };
-    ScanForSum(router_, *context_.flow, *context_.units, take, static_cast<int64_t>(served.members.size()));
+    ScanForSum(router_, *context_.flow, *context_.units, static_cast<int64_t>(served.members.size()), take);
     if (!first) return first;
     if (!first->match) {
       if (!first->refusal.predicate.starts_with("baked")) {
@@ -182,8 +179,9 @@ class Rebuilder {
 }  // namespace
 
 Node* FindBakedHits(const Router& router, const GraphFlow& flow) {
-  std::set<GraphFlow::Root> chosen = {flow.RootOf(router.ids)};
-  for (int step = flow.StepOf(router.ids) + 1; step < flow.size(); ++step) {
+  const Value* ids = router.ids ? router.ids : router.choice->output(router.choice->outputs().size() - 1);
+  std::set<GraphFlow::Root> chosen = {flow.RootOf(ids)};
+  for (int step = flow.StepOf(ids) + 1; step < flow.size(); ++step) {
     Node* node = flow.NodeAt(step);
     const bool reads = std::any_of(flow.Reads(step).begin(), flow.Reads(step).end(),
                                    [&](const Value* read) { return chosen.contains(flow.RootOf(read)); });

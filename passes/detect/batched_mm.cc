@@ -4,6 +4,7 @@
 //   %w = aten::index(%W, [%ids]);  %out = aten::squeeze(aten::bmm(aten::unsqueeze(%rows, 1), %w), 1)        W [E, in, out]
 //   and %out + aten::index(%bias, [%ids])
 #include "passes/detect/form.h"
+#include "passes/detect/gather.h"
 #include "passes/detect/ir.h"
 
 namespace autoep {
@@ -13,37 +14,6 @@ using torch::jit::Value;
 namespace aten = c10::aten;
 
 namespace {
-
-struct Gathered {
-  Weight weight;
-  Value* ids;
-};
-
-// index(W, [ids]) or index_select(W, 0, ids), and a swap of the last two dimensions after it.
-std::optional<Gathered> MatchGather(Value* value, const WeightFinder& weights) {
-  Node* node = value->node();
-  if (node->kind() == aten::transpose && ConstInt(node->input(1)) && ConstInt(node->input(2))) {
-    const int64_t a = *ConstInt(node->input(1)), b = *ConstInt(node->input(2));
-    if ((a + 3) % 3 + (b + 3) % 3 != 3 || (a - b) % 3 == 0) return std::nullopt;
-    auto gathered = MatchGather(node->input(0), weights);
-    if (!gathered || gathered->weight.tensor.dim() != 3) return std::nullopt;
-    gathered->weight.swapped = !gathered->weight.swapped;
-    gathered->weight.nodes.push_back(node);
-    return gathered;
-  }
-  Value* ids = nullptr;
-  if (node->kind() == aten::index) {
-    const std::vector<Value*> indices = ListElements(node->input(1));
-    if (indices.size() == 1) ids = indices[0];
-  } else if (node->kind() == aten::index_select && ConstInt(node->input(1)) == 0) {
-    ids = node->input(2);
-  }
-  if (!ids || IsNone(ids)) return std::nullopt;
-  auto weight = weights.Find(node->input(0));
-  if (!weight || weight->selected) return std::nullopt;
-  weight->nodes.push_back(node);
-  return Gathered{*std::move(weight), ids};
-}
 
 // The operand of a batched product that is a row with a dimension of one put in at `dim`.
 Value* MatchRow(Value* value, int64_t dim) {

@@ -6,12 +6,13 @@
 
 #include <algorithm>
 #include <exception>
+#include <random>
 #include <utility>
 
+#include "passes/detect/consumed.h"
 #include "passes/detect/ir.h"
 #include "passes/detect/names.h"
 #include "passes/detect/proof.h"
-#include "passes/detect/weights_value.h"
 #include "plugin/io/text.h"
 
 namespace autoep {
@@ -42,6 +43,13 @@ bool KeepsRows(const Node* node) {
     case aten::index:
     case aten::index_select:
     case aten::masked_select:
+    case aten::slice:
+    case aten::narrow:
+    case aten::select:
+    case aten::split:
+    case aten::chunk:
+    case aten::unbind:
+    case prim::ListUnpack:
       return true;
     default:
       static const std::set<c10::Symbol> others = {aten::view_as, aten::reshape_as, aten::type_as,
@@ -83,6 +91,7 @@ class CandidateProof {
     ClaimResult result;
     result.refusal = Refuse(context_.path, std::move(predicate), node ? node : candidate_.value->node());
     result.far = far;
+    result.proved = hard_;
     return result;
   }
 
@@ -96,15 +105,40 @@ class CandidateProof {
       const Node* node = value->node();
       const bool top = node->kind() == prim::Param ? flow_.StepOf(value) < 0 : node->owningBlock() == context_.graph->block();
       if (top) chain_.push_back(value);
-      if (!KeepsRows(node)) break;
-      value = value->node()->input(0);
+      Value* rows = RowsOf(value->node());
+      if (!rows) break;
+      value = rows;
     }
     if (!chain_.empty() && chain_.back() != value) chain_.clear();
   }
 
+  // What a node takes rows from, or null. Of factors behind the gate, the one that does not come from it: weights may act on
+  // the input.
+  Value* RowsOf(Node* node) const {
+    if (KeepsRows(node)) return node->input(0);
+    if (flow_.StepOf(node) < flow_.StepOf(router_.gate)) return nullptr;
+    std::vector<Value*> factors;
+    if (node->kind() == aten::mul || node->kind() == aten::mul_) factors = {node->input(0), node->input(1)};
+    if (node->kind() == aten::einsum) factors = ListElements(node->input(1));
+    for (Value* factor : factors) {
+      Value* made = factor;
+      while (KeepsRows(made->node())) made = made->node()->input(0);
+      if (flow_.StepOf(made) < flow_.StepOf(router_.gate)) return factor;
+    }
+    return nullptr;
+  }
+
+  // What a baked loop can serve may be another number of tokens.
+  Tokens ShapeTokens() const {
+    if (!rebuilding_) return kShapeTokens;
+    std::mt19937 random(11);
+    const ServedChoice choice = MakeServedChoice(*rebuilding_->served, MostChoices(router_), kShapeTokens.count(), random);
+    return {choice.batch, choice.length};
+  }
+
   Stage MakeStage() const {
     const ServedExperts* served = rebuilding_ ? rebuilding_->served : nullptr;
-    return {context_.self, context_.graph, &units_, &router_, chain_.back(), root_rank_, hidden_, dtype_, served};
+    return {context_.self, context_.graph, &units_, &router_, chain_.back(), root_rank_, hidden_, dtype_, served, ShapeTokens()};
   }
 
   // The steps from root and gate to the sum. Where the gate reads something else than the root, down to the logits only.
@@ -116,6 +150,7 @@ class CandidateProof {
     Closure closure = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
     if (!closure.foreign) return std::move(closure.steps);
     options.boundary.insert(router_.input);
+    options.first_step = -1;
     closure = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
     if (!closure.foreign) return std::move(closure.steps);
     foreign_ = closure.foreign;
@@ -125,23 +160,16 @@ class CandidateProof {
   ClaimResult ProveWithRank() {
     const auto steps = StepsFromRouter();
     if (!steps) return Refused("the experts' sum must depend on the tokens and the router alone", foreign_);
-    const auto candidates = FindWeightsCandidates(candidate_.value, candidate_.step, router_, flow_, units_, *steps);
-    std::vector<Value*> wanted = candidates;
-    wanted.insert(wanted.end(), chain_.begin(), chain_.end());
-    wanted.insert(wanted.end(), {router_.ids, candidate_.value});
     try {
-      shapes_ = InferShapes(MakeStage(), flow_, *steps, wanted);
+      shapes_ = InferShapes(MakeStage(), flow_, *steps);
     } catch (const std::exception& error) {
       return Refused("the block must run on made-up tokens: " + FirstLine(error));
     }
     if (!PickTokens()) return Refused("the experts' sum must have the shape of the tokens", nullptr, /*far=*/true);
-    const auto ids = shapes_.find(router_.ids);
-    if (ids == shapes_.end()) return Refused("the choice of experts must be made for every token", router_.topk);
+    if (router_.ids && !shapes_.contains(router_.ids)) return Refused("the choice of experts must be made for every token", router_.choice);
     std::optional<ClaimResult> first;
-    for (Value* weights : candidates) {
-      const auto shape = shapes_.find(weights);
-      if (shape == shapes_.end() || !SameChoices(shape->second, ids->second)) continue;
-      auto result = ProveWithWeights(weights, shape->second);
+    for (const Cut& cut : FindCuts(candidate_, router_, flow_, units_, *steps, shapes_, ShapeTokens())) {
+      auto result = ProveCut(cut);
       if (result.match) return result;
       if (!first) first = std::move(result);
       if (hard_) break;
@@ -167,18 +195,10 @@ class CandidateProof {
     return false;
   }
 
-  // [.., k] floats, one for each choice.
-  static bool SameChoices(const Shape& weights, const Shape& ids) {
-    int64_t count = 1, expected = 1;
-    for (const int64_t size : weights.sizes) count *= size;
-    for (const int64_t size : ids.sizes) expected *= size;
-    return count == expected && weights.sizes.size() >= 2 && weights.sizes.size() <= 3 &&
-           weights.sizes.back() == ids.sizes.back() && at::isFloatingType(weights.dtype);
-  }
-
-  ClaimResult ProveWithWeights(Value* weights, const Shape& shape) {
+  ClaimResult ProveCut(const Cut& cut) {
     ClosureOptions options;
-    options.boundary = {chain_.back(), router_.ids, weights};
+    options.boundary = {chain_.back(), cut.weights};
+    if (cut.choice) options.boundary.insert(cut.choice);
     const Closure region = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
     if (region.foreign) {
       return Refused(
@@ -190,13 +210,8 @@ class CandidateProof {
     claim.stage = MakeStage();
     claim.steps = region.steps;
     claim.tokens = tokens_;
-    claim.ids = router_.ids;
-    claim.weights = weights;
     claim.out = candidate_.value;
-    claim.ids_rank = static_cast<int>(shapes_.at(router_.ids).sizes.size());
-    claim.weights_rank = static_cast<int>(shape.sizes.size());
-    claim.weights_dtype = shape.dtype;
-    claim.top_k = shape.sizes.back();
+    claim.cut = cut;
     for (const int step : region.steps) {
       const auto inside = units_.by_step.find(step);
       if (inside == units_.by_step.end()) continue;
@@ -204,36 +219,51 @@ class CandidateProof {
     }
     std::sort(claim.units.begin(), claim.units.end());
     claim.units.erase(std::unique(claim.units.begin(), claim.units.end()), claim.units.end());
-    auto facts = DescribeRouter(router_, weights);
+    auto facts = DescribeRouter(router_, cut.weights);
     claim.negative_weights = facts["scores"] == "none" && facts["renorm"] != "softmax";
     return Check(claim, std::move(facts));
   }
 
-  ClaimResult Check(const Claim& claim, std::map<std::string, std::string> facts) {
+  ClaimResult Check(Claim& claim, std::map<std::string, std::string> facts) {
     if (claim.units.empty()) return Refused("the experts' sum must hold experts");
     if (rebuilding_ && claim.units != rebuilding_->served->units) {
       return Refused("the experts' sum must hold all experts of one loop and no others");
     }
+    if (units_.units[claim.units[0]].stacked() && claim.units.size() != 1) {
+      return Refused("the experts must be in one stacked feed-forward");
+    }
+    std::optional<ClaimResult> first;
+    for (const bool on_input : {false, true}) {
+      claim.weights_on_input = on_input;
+      auto result = CheckWeights(claim, facts);
+      if (result.match || hard_) return result;
+      if (!first) first = std::move(result);
+    }
+    return *std::move(first);
+  }
+
+  ClaimResult CheckWeights(const Claim& claim, const std::map<std::string, std::string>& facts) {
     std::vector<const ExpertFfn*> experts;
     try {
       std::vector<int> unit_of_expert;
       if (rebuilding_ && (!rebuilding_->served->unit_of_expert.empty() || units_.units[claim.units[0]].stacked())) {
         unit_of_expert = rebuilding_->served->unit_of_expert;
         for (const ExpertFfn& expert : *rebuilding_->experts) experts.push_back(&expert);
-      } else if (!units_.units[claim.units[0]].stacked()) {
-        if (static_cast<int64_t>(claim.units.size()) != router_.num_experts) {
-          return Refused(fmt::format("the graph must hold one feed-forward for each of the router's {} experts, and holds {}",
-                                     router_.num_experts, claim.units.size()));
-        }
-        unit_of_expert = FindUnitOfExpert(claim, flow_);
-        std::vector<int> sorted = unit_of_expert;
-        std::sort(sorted.begin(), sorted.end());
-        if (sorted != claim.units) return Refused("each expert of the router must be answered by a feed-forward of its own");
-        for (const int unit : unit_of_expert) experts.push_back(&units_.units[unit]);
-      } else if (claim.units.size() == 1) {
+      } else if (units_.units[claim.units[0]].stacked()) {
         experts.push_back(&units_.units[claim.units[0]]);
       } else {
-        return Refused("the experts must be in one stacked feed-forward");
+        unit_of_expert = FindUnitOfExpert(claim, flow_);
+        // Experts that answer the token itself come last.
+        size_t own = unit_of_expert.size();
+        while (own > 0 && unit_of_expert[own - 1] == kIdentity) --own;
+        if (claim.units.size() != own) {
+          return Refused(fmt::format("the graph must hold one feed-forward for each of the router's {} experts, and holds {}",
+                                     own, claim.units.size()));
+        }
+        std::vector<int> sorted(unit_of_expert.begin(), unit_of_expert.begin() + own);
+        for (const int unit : sorted) experts.push_back(unit < 0 ? nullptr : &units_.units[unit]);
+        std::sort(sorted.begin(), sorted.end());
+        if (sorted != claim.units) return Refused("each expert of the router must be answered by a feed-forward of its own");
       }
       const std::string difference = CheckClaim(claim, flow_, unit_of_expert);
       if (!difference.empty()) return Refused("evaluation: " + difference);
@@ -241,39 +271,57 @@ class CandidateProof {
       return Refused("dispatch and combine must work for every number of tokens and every choice of experts: " + FirstLine(error));
     }
     hard_ = true;
-    return Finish(claim, experts, std::move(facts));
+    if (claim.weights_on_input && !AnswersZeroWithZero(*experts[0])) {
+      return Refused("experts whose input is weighted must have no biases and no factor");
+    }
+    return Finish(claim, experts, facts);
+  }
+
+  // So that experts that are not chosen add nothing. All activations are 0 at 0.
+  static bool AnswersZeroWithZero(const ExpertFfn& expert) {
+    return !expert.up.projection.bias && !expert.down.bias && (!expert.gate || !expert.gate->projection.bias) && expert.scale == 1.0;
   }
 
   ClaimResult Finish(const Claim& claim, const std::vector<const ExpertFfn*>& experts, std::map<std::string, std::string> facts) {
     ClaimResult result;
     BlockMatch match;
     match.layer.path = context_.path;
-    match.layer.top_k = claim.top_k;
+    match.layer.top_k = claim.cut.top_k;
+    match.layer.weights_on_input = claim.weights_on_input;
     match.layer.router = std::move(facts);
     if (auto refusal = FillLayer(context_, router_, experts, match.layer)) {
       result.refusal = *std::move(refusal);
+      result.proved = true;
       return result;
     }
+    match.weights_scale = experts[0]->scale;
+    match.identity_experts = router_.num_experts - match.layer.num_experts;
+    if (match.weights_scale != 1.0) match.layer.router["expert_scale"] = fmt::format("{}", match.weights_scale);
+    if (match.identity_experts > 0) match.layer.router["identity_experts"] = std::to_string(match.identity_experts);
     match.layer.consumed_modules = FindConsumedModules(*context_.self, context_.path, match.layer);
     match.layer.shared_experts = FindSharedExperts(claim);
     match.tokens = tokens_;
-    match.ids = router_.ids;
-    match.weights = claim.weights;
+    match.routing = claim.cut.routing;
+    match.ids = claim.cut.routing == Routing::kPairs ? claim.cut.choice : claim.cut.ids;
+    if (claim.cut.routing == Routing::kMask) match.mask = claim.cut.choice;
+    match.weights = claim.cut.weights;
+    match.one_weight = match.mask && claim.cut.weights_rows.columns <= 1;
     match.out = candidate_.value;
     match.insert_after = flow_.NodeAt(candidate_.step);
     match.out_dtype = shapes_.at(candidate_.value).dtype;
     if (rebuilding_) {
       for (const ExpertFfn* expert : experts) match.rebuilt.push_back(*expert);
     }
-    match.flatten = shapes_.at(tokens_).sizes.size() != 2 || claim.ids_rank != 2 || claim.weights_rank != 2;
-    for (const Value* given : {tokens_, router_.ids, claim.weights}) {
-      if (const Node* writer = WriterAfterRead(given, claim.steps)) {
+    const auto flat = [](const RowShape& rows) { return !rows.batched && rows.columns > 0; };
+    match.flatten = shapes_.at(tokens_).sizes.size() != 2 || !flat(claim.cut.weights_rows) || (claim.cut.choice && !flat(claim.cut.choice_rows));
+    for (const Value* given : {match.tokens, match.ids, match.mask, match.weights}) {
+      if (const Node* writer = given ? WriterAfterRead(given, claim.steps) : nullptr) {
         return Refused("what enters the experts must not be changed in place before their sum", writer);
       }
     }
-    if (const Node* kept = FindConsumed(claim, match.consumed)) {
-      return Refused("what the experts compute must be used by their sum alone", kept);
-    }
+    ConsumedNodes consumed = FindConsumed(flow_, units_, claim.steps, {candidate_.value, candidate_.step}, tokens_);
+    if (consumed.kept) return Refused("what the experts compute must be used by their sum alone", consumed.kept);
+    match.consumed = std::move(consumed.nodes);
     result.match = std::move(match);
     return result;
   }
@@ -317,61 +365,6 @@ class CandidateProof {
     return nullptr;
   }
 
-  bool IsReadElsewhere(const Value* value, int after, const std::set<int>& consumed) const {
-    for (const auto& use : value->uses()) {
-      const int step = flow_.StepOf(use.user);
-      if (step <= after || consumed.contains(step)) continue;
-      if (value == candidate_.value && step > candidate_.step) continue;
-      return true;
-    }
-    return false;
-  }
-
-  static void AddWithInner(Node* node, std::vector<Node*>& nodes) {
-    nodes.push_back(node);
-    for (Block* block : node->blocks()) {
-      for (Node* inner : block->nodes()) {
-        if (inner->kind() != prim::Constant) AddWithInner(inner, nodes);
-      }
-    }
-  }
-
-  // Lists the nodes that nothing reads once the sum is replaced. Returns one of an expert that is read, or null.
-  const Node* FindConsumed(const Claim& claim, std::vector<Node*>& nodes) const {
-    std::set<int> steps = claim.steps;
-    std::set<int> owned;
-    for (const int step : claim.steps) {
-      const auto inside = units_.by_step.find(step);
-      if (inside == units_.by_step.end()) continue;
-      for (const int unit : inside->second) {
-        for (const Node* node : units_.units[unit].nodes) owned.insert(flow_.StepOf(node));
-      }
-    }
-    steps.insert(owned.begin(), owned.end());
-    // The tokens are read by dispatch.
-    ClosureOptions options;
-    options.boundary = {chain_.back()};
-    for (const int step : FindClosure(tokens_, candidate_.step, flow_, units_, options).steps) steps.erase(step);
-    std::set<int> consumed;
-    for (auto at = steps.rbegin(); at != steps.rend(); ++at) {
-      Node* node = flow_.NodeAt(*at);
-      const bool module = node->kind() == prim::GetAttr && !owned.contains(*at);
-      if (node->kind() == prim::Constant && !owned.contains(*at)) continue;
-      bool read = false;
-      for (const Value* output : node->outputs()) read |= IsReadElsewhere(output, *at, consumed);
-      for (const GraphFlow::Root root : flow_.Writes(*at)) {
-        for (const Value* alias : flow_.Values(root)) {
-          if (flow_.StepOf(alias) <= *at) read |= IsReadElsewhere(alias, *at, consumed);
-        }
-      }
-      if (read && owned.contains(*at)) return node;
-      if (read || module) continue;
-      consumed.insert(*at);
-    }
-    for (const int step : consumed) AddWithInner(flow_.NodeAt(step), nodes);
-    return nullptr;
-  }
-
   const MatchContext& context_;
   const GraphFlow& flow_;
   const ExpertUnits& units_;
@@ -382,7 +375,7 @@ class CandidateProof {
   int64_t hidden_ = 0;
   at::ScalarType dtype_ = at::kFloat;
   int root_rank_ = 3;
-  std::unordered_map<const Value*, Shape> shapes_;
+  ShapeTable shapes_;
   Value* tokens_ = nullptr;
   Node* foreign_ = nullptr;
   bool hard_ = false;  // the arithmetic is proved: another reading will not help

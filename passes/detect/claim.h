@@ -21,6 +21,7 @@ struct MatchContext {
 struct ClaimResult {
   std::optional<BlockMatch> match;
   Refusal refusal;
+  bool proved = false;  // the sum is the experts'; the refusal says what else is wrong
   bool far = false;  // the value has not the tokens' shape: a later candidate may
 };
 

@@ -11,6 +11,7 @@
 
 #include "passes/detect/match.h"
 #include "passes/detect/names.h"
+#include "passes/detect/router.h"
 
 namespace autoep {
 
@@ -34,25 +35,25 @@ class Detector {
 
  private:
   struct Visited {
-    int64_t topks = 0;           // of those reached from this module's forward, how many are settled
+    int64_t choices = 0;         // of those reached from this module's forward, how many are settled
     std::vector<Refusal> unmet;  // what the others lack, seen from the lowest module that has one
   };
 
-  // aten::topk nodes that running a function reaches; a callee counts at each call.
-  int64_t CountTopks(GraphFunction* function) {
-    const auto known = topks_.find(function);
-    if (known != topks_.end()) return known->second;
-    topks_[function] = 0;  // TorchScript has no recursion between methods; a cycle would count once
-    return topks_[function] = CountTopks(function->graph()->block());
+  // nodes that may choose experts and that running a function reaches; a callee counts at each call.
+  int64_t CountChoices(GraphFunction* function) {
+    const auto known = choices_.find(function);
+    if (known != choices_.end()) return known->second;
+    choices_[function] = 0;  // TorchScript has no recursion between methods; a cycle would count once
+    return choices_[function] = CountChoices(function->graph()->block());
   }
 
-  int64_t CountTopks(Block* block) {
+  int64_t CountChoices(Block* block) {
     int64_t count = 0;
     for (Node* node : block->nodes()) {
-      if (node->kind() == c10::aten::topk) ++count;
+      if (MayChoose(node)) ++count;
       const bool call = node->kind() == prim::CallMethod || node->kind() == prim::CallFunction;
-      if (GraphFunction* callee = call ? torch::jit::tryToGraphFunction(node) : nullptr) count += CountTopks(callee);
-      for (Block* inner : node->blocks()) count += CountTopks(inner);
+      if (GraphFunction* callee = call ? torch::jit::tryToGraphFunction(node) : nullptr) count += CountChoices(callee);
+      for (Block* inner : node->blocks()) count += CountChoices(inner);
     }
     return count;
   }
@@ -61,17 +62,17 @@ class Detector {
     Visited visited;
     for (const auto& child : module.named_children()) {
       Visited below = Visit(child.value, path.empty() ? child.name : path + "." + child.name);
-      visited.topks += below.topks;
+      visited.choices += below.choices;
       std::move(below.unmet.begin(), below.unmet.end(), std::back_inserter(visited.unmet));
     }
     const auto forward = module.find_method("forward");
     if (!forward) return visited;
-    const int64_t reached = CountTopks(torch::jit::tryToGraphFunction(forward->function()));
-    if (reached > visited.topks && MatchModule(module, path, visited)) visited.topks = reached;
+    const int64_t reached = CountChoices(torch::jit::tryToGraphFunction(forward->function()));
+    if (reached > visited.choices && MatchModule(module, path, visited)) visited.choices = reached;
     return visited;
   }
 
-  // True if the module's own top-ks are settled: matched or refused.
+  // True if the module's own choices are settled: matched or refused.
   bool MatchModule(const Module& module, const std::string& path, Visited& visited) {
     const auto graph = module.get_method("forward").graph()->copy();
     PrepareBlockGraph(graph);
@@ -81,8 +82,13 @@ class Detector {
       return false;
     }
     visited.unmet.clear();
-    for (BlockMatch& match : outcome.matches) Add(module, std::move(match.layer));
-    for (Refusal& refusal : outcome.refusals) detection_.refusals.push_back(std::move(refusal));
+    // A parent's graph shows again what modules below it have settled.
+    for (BlockMatch& match : outcome.matches) {
+      if (!IsFoundBelow(match.layer)) Add(module, std::move(match.layer));
+    }
+    for (Refusal& refusal : outcome.refusals) {
+      if (!IsRefusedBelow(refusal)) detection_.refusals.push_back(std::move(refusal));
+    }
     return true;
   }
 
@@ -93,6 +99,22 @@ class Detector {
       for (const at::Tensor& source : tensor.sources) places.insert(source.const_data_ptr());
     }
     return places;
+  }
+
+  static bool IsBelow(const std::string& path, const std::string& parent) {
+    return path != parent && (parent.empty() || path.starts_with(parent + "."));
+  }
+
+  bool IsFoundBelow(const MoeLayer& layer) const {
+    return std::any_of(detection_.layers.begin(), detection_.layers.end(), [&](const MoeLayer& other) {
+      return IsBelow(other.path, layer.path) && other.tensors[0].parts == layer.tensors[0].parts;
+    });
+  }
+
+  bool IsRefusedBelow(const Refusal& refusal) const {
+    return std::any_of(detection_.refusals.begin(), detection_.refusals.end(), [&](const Refusal& other) {
+      return IsBelow(other.path, refusal.path) && other.predicate == refusal.predicate && other.source == refusal.source;
+    });
   }
 
   void Add(const Module& module, MoeLayer layer) {
@@ -110,7 +132,7 @@ class Detector {
   }
 
   const DetectOptions& options_;
-  std::unordered_map<GraphFunction*, int64_t> topks_;
+  std::unordered_map<GraphFunction*, int64_t> choices_;
   std::set<const void*> places_;  // of the experts of all layers so far
   Detection detection_;
 };

@@ -109,17 +109,15 @@ std::optional<Half> MatchHalf(Value* value, const ExpertForm& form, const Weight
   return std::nullopt;
 }
 
-bool SameIndex(const Value* a, const Value* b) {
-  if (!a || !b) return a == b;
-  a = IndexTensor(a);
-  b = IndexTensor(b);
-  return a == b || (ConstInt(a) && ConstInt(a) == ConstInt(b));
+bool SameEntry(const Weight& a, const Weight& b) {
+  const auto same = [](const Value* x, const Value* y) { return x == y || (x && y && IndexTensor(x) == IndexTensor(y)); };
+  return same(a.selected, b.selected) && a.at == b.at;
 }
 
 bool SameUnit(const Projection& a, const Projection& b) {
-  if (a.bias && !SameIndex(a.bias->selected, a.weight.selected)) return false;
+  if (a.bias && !a.form->stacked && !SameEntry(*a.bias, a.weight)) return false;
   return a.form == b.form && a.choice == b.choice && a.counts == b.counts && a.weight.tensor.dim() == b.weight.tensor.dim() &&
-         SameIndex(a.weight.selected, b.weight.selected);
+         SameEntry(a.weight, b.weight);
 }
 
 std::optional<ExpertFfn> TryActivation(const Projection& down, const ActivationMatch& act, const std::vector<Node*>& passed,
@@ -135,11 +133,16 @@ std::optional<ExpertFfn> TryActivation(const Projection& down, const ActivationM
   const at::ScalarType dtype = down.weight.tensor.scalar_type();
   auto up = MatchHalf(act.up, *down.form, weights, down.in(), dtype, ffn.nodes);
   if (!up || !SameUnit(up->projection, down) || !SameUnit(down, up->projection)) return std::nullopt;
+  if (up->projection.out_expert_dim != down.rows_expert_dim) return std::nullopt;
   ffn.up = *std::move(up);
   ffn.rows = ffn.up.projection.rows;
   if (act.gate) {
     ffn.gate = MatchHalf(act.gate, *down.form, weights, down.in(), dtype, ffn.nodes);
     if (!ffn.gate || !SameUnit(ffn.gate->projection, down)) return std::nullopt;
+    if (ffn.gate->projection.rows_expert_dim != ffn.up.projection.rows_expert_dim ||
+        ffn.gate->projection.out_expert_dim != down.rows_expert_dim) {
+      return std::nullopt;
+    }
     if (ffn.gate->projection.rows != ffn.rows) {
       ffn.rows = StripNoOps(ffn.rows, dtype, &ffn.nodes);
       if (StripNoOps(ffn.gate->projection.rows, dtype, &ffn.nodes) != ffn.rows) return std::nullopt;
@@ -158,9 +161,16 @@ std::optional<ExpertFfn> TryActivation(const Projection& down, const ActivationM
 
 }  // namespace
 
-bool ExpertFfn::answers_all() const { return form().stacked || (down.weight.selected && !ConstInt(down.weight.selected)); }
+std::vector<Value*> ExpertFfn::Choices() const {
+  std::vector<Value*> choices = {down.choice, down.weight.selected, down.bias_choice, up.projection.bias_choice};
+  if (gate) choices.push_back(gate->projection.bias_choice);
+  std::erase(choices, nullptr);
+  return choices;
+}
 
-std::optional<ExpertFfn> MatchFfn(Value* output, const WeightFinder& weights) {
+namespace {
+
+std::optional<ExpertFfn> MatchUnscaled(Value* output, const WeightFinder& weights) {
   for (const ExpertForm* form : ExpertForms()) {
     const auto down = form->match(output, weights);
     if (!down) continue;
@@ -172,6 +182,22 @@ std::optional<ExpertFfn> MatchFfn(Value* output, const WeightFinder& weights) {
     }
   }
   return std::nullopt;
+}
+
+}  // namespace
+
+// %output = aten::mul(%done, scale), as nllb scales what its experts answer
+std::optional<ExpertFfn> MatchFfn(Value* output, const WeightFinder& weights) {
+  Node* node = output->node();
+  if (node->kind() != aten::mul && node->kind() != aten::mul_) return MatchUnscaled(output, weights);
+  const auto scale = ConstNumber(node->input(1));
+  if (!scale || *scale == 0) return std::nullopt;
+  auto ffn = MatchUnscaled(node->input(0), weights);
+  if (!ffn) return std::nullopt;
+  ffn->scale = *scale;
+  ffn->output = output;
+  ffn->nodes.insert(ffn->nodes.begin(), node);
+  return ffn;
 }
 
 }  // namespace autoep

@@ -25,22 +25,25 @@ struct Half {  // gate or up: rows of a projection
   RowRange rows;
 };
 
-// output = down(act(gate(rows)) * up(rows)), or down(act(up(rows))).
+// output = scale * down(act(gate(rows)) * up(rows)), or scale * down(act(up(rows))).
 struct ExpertFfn {
   Projection down;
   std::optional<Half> gate;  // none: not gated
   Half up;
   std::string activation;    // contract/activation.h
   std::vector<double> activation_args;
+  double scale = 1.0;
   torch::jit::Value* rows = nullptr;
   torch::jit::Value* output = nullptr;
   std::vector<torch::jit::Node*> nodes;  // all between rows and output, output's node first, and those of the weights
 
   const ExpertForm& form() const { return *down.form; }
-  // All experts in one stacked tensor, from which rows, or an index, choose.
+  // One unit stands for all experts: rows, or an index that is no constant, choose from a stacked tensor.
   bool stacked() const { return form().stacked || down.weight.selected; }
-  // Whether this one unit may stand for all experts: not where its index is a constant.
-  bool answers_all() const;
+  // Values, besides rows, that say which expert a row meets.
+  std::vector<torch::jit::Value*> Choices() const;
+  // Every expert at once, in a dimension of its own.
+  bool dense() const { return down.out_expert_dim >= 0; }
   int64_t hidden() const { return down.out(); }
   int64_t intermediate() const { return down.in(); }
   at::ScalarType dtype() const { return down.weight.tensor.scalar_type(); }

@@ -24,8 +24,12 @@ struct Projection {
   Weight weight;
   bool stored_in_out = false;  // the stored matrix is [in, out], not [out, in]
   std::optional<Weight> bias;
-  torch::jit::Value* choice = nullptr;   // what says which expert a row meets, if the form has it: offsets, ids
-  std::vector<int64_t> counts;           // instead of `choice`: rows of each expert, constants of the graph
+  torch::jit::Value* bias_choice = nullptr;  // ids by which a stacked bias was gathered, where they are not `choice`
+  torch::jit::Value* choice = nullptr;  // what says which expert a row meets, if the form has it: offsets, ids
+  std::vector<int64_t> counts;          // instead of `choice`: rows of each expert, constants of the graph
+  // Where a dense product has its dimension of experts; -1: none.
+  int rows_expert_dim = -1;
+  int out_expert_dim = -1;
   std::vector<torch::jit::Node*> nodes;  // from rows to output, without those of weights
 
   int64_t in() const { return weight.tensor.size(stored_in_out ? -2 : -1); }
@@ -39,12 +43,13 @@ struct ExpertForm {
   // One unit holds all experts (a stacked weight), or a unit is one expert.
   bool stacked = false;
   // The expert of each row, int64, of rows' shape without the last dimension. `choice` as evaluated. Null where a unit is
-  // one expert, or where counts say it. Throws c10::Error where `choice` does not fit.
+  // one expert, has all in a dimension of its own, or counts say it. Throws c10::Error where `choice` does not fit.
   at::Tensor (*experts_of_rows)(const at::Tensor& rows, const at::Tensor& choice) = nullptr;
 };
 
 const ExpertForm& GroupedMmForm();
 const ExpertForm& BatchedMmForm();
+const ExpertForm& DenseStackForm();
 const ExpertForm& ExpertLoopForm();
 const ExpertForm& SplitExpertsForm();
 

@@ -5,8 +5,8 @@
 namespace autoep {
 
 const std::vector<const ExpertForm*>& ExpertForms() {
-  static const std::vector<const ExpertForm*> forms = {&GroupedMmForm(), &BatchedMmForm(), &ExpertLoopForm(),
-                                                        &SplitExpertsForm()};
+  static const std::vector<const ExpertForm*> forms = {&GroupedMmForm(), &BatchedMmForm(), &DenseStackForm(),
+                                                        &ExpertLoopForm(), &SplitExpertsForm()};
   return forms;
 }
 

@@ -24,10 +24,13 @@ constexpr int64_t kMostIterations = 1 << 16;
 c10::IValue WithoutWeights(c10::IValue value) {
   if (!value.isTensor() || !value.toTensor().defined()) return value;
   const at::Tensor tensor = value.toTensor();
-  TORCH_CHECK(tensor.numel() <= kMostElements, "a weight that no expert owns is read");
+  // One number, seen at every place: only its sizes mean something.
+  if (tensor.is_floating_point() && tensor.numel() > 1) {
+    return at::full({}, 0.5, tensor.options().device(at::kCPU).requires_grad(false)).expand(tensor.sizes());
+  }
+  TORCH_CHECK(tensor.numel() <= kMostElements, "a table of integers too large to copy is read");
   // A copy: the model's tensors are mapped read-only, and an op may write in place.
-  if (!tensor.is_floating_point() || tensor.numel() <= 1) return tensor.to(at::kCPU, tensor.scalar_type(), false, true);
-  return at::full(tensor.sizes(), 0.5, tensor.options().device(at::kCPU));
+  return tensor.to(at::kCPU, tensor.scalar_type(), false, true);
 }
 
 }  // namespace

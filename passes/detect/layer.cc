@@ -29,7 +29,7 @@ class LayerFiller {
       : context_(context), experts_(experts), layer_(layer), stacked_(experts[0]->stacked()) {
     const ExpertFfn& first = *experts[0];
     layer.form = first.form().name;
-    layer.num_experts = router.num_experts;
+    layer.num_experts = experts[0]->stacked() ? router.num_experts : static_cast<int64_t>(experts.size());
     layer.hidden = first.hidden();
     layer.intermediate = first.intermediate();
     layer.activation = first.activation;
@@ -73,7 +73,7 @@ class LayerFiller {
     const auto has_bias = [](const Half& half) { return half.projection.bias.has_value(); };
     return expert.hidden() == layer_.hidden && expert.intermediate() == layer_.intermediate &&
            expert.up.projection.in() == layer_.hidden && (!expert.gate || expert.gate->projection.in() == layer_.hidden) &&
-           expert.activation == first.activation && expert.activation_args == first.activation_args &&
+           expert.scale == first.scale && expert.activation == first.activation && expert.activation_args == first.activation_args &&
            expert.gate.has_value() == first.gate.has_value() && expert.down.bias.has_value() == first.down.bias.has_value() &&
            has_bias(expert.up) == has_bias(first.up) && (!expert.gate || has_bias(*expert.gate) == has_bias(expert.up));
   }
@@ -95,11 +95,27 @@ class LayerFiller {
     tensor.sources.push_back(weight.tensor);
   }
 
+  // The experts use the entries of one stacked tensor in order.
+  bool UsesStack(const std::vector<const Weight*>& weights) const {
+    if (static_cast<int64_t>(weights.size()) != weights[0]->tensor.size(0)) return false;
+    for (size_t e = 0; e < weights.size(); ++e) {
+      if (weights[e]->name != weights[0]->name || weights[e]->at != static_cast<int64_t>(e)) return false;
+    }
+    return true;
+  }
+
   // A stacked tensor is one part.
   void AddAll(ExpertTensor& tensor, const std::vector<const Weight*>& weights, RowRange range, int64_t row_begin,
               bool transposed) {
     const Weight& first = *weights[0];
-    if (!stacked_) {
+    if (first.at) {
+      if (UsesStack(weights)) {
+        AddPart(tensor, first, range, row_begin, 0, layer_.num_experts, transposed);
+      } else {
+        failure_ = Fail(fmt::format("the experts must use all entries of the stacked weight {}, in order; it holds {}, and there "
+                                    "are {} experts", first.name, first.tensor.size(0), layer_.num_experts), *experts_[0]);
+      }
+    } else if (!stacked_) {
       for (size_t e = 0; e < weights.size(); ++e) {
         AddPart(tensor, *weights[e], range, row_begin, static_cast<int64_t>(e), 1, transposed);
       }

@@ -21,7 +21,8 @@ namespace prim = c10::prim;
 
 namespace {
 
-constexpr int kMostCandidates = 64;  // a block has a few values on its way that are no sum yet
+// A block has a few values on its way that are no sum yet; a router without ids of its own meets them late.
+constexpr int kMostCandidates = 64, kFewCandidates = 8;
 
 Refusal DescribeMiss(const MatchContext& context, const Router& router, const ScanResult& scan) {
   if (Node* hits = FindBakedHits(router, *context.flow)) {
@@ -30,14 +31,13 @@ Refusal DescribeMiss(const MatchContext& context, const Router& router, const Sc
                   "inputs",
                   hits);
   }
-  const std::set<int> distinct(context.units->expert.begin(), context.units->expert.end());
+  std::set<int> distinct(context.units->expert.begin(), context.units->expert.end());
+  distinct.erase(-1);
   const bool apart = !distinct.empty() && !context.units->units[0].stacked();
   if (apart && scan.met_experts && !scan.unknown && static_cast<int64_t>(distinct.size()) < router.num_experts) {
     return Refuse(context.path,
                   fmt::format("baked: the graph holds {} of the router's {} experts, so the file itself is wrong for inputs that "
-                              "choose the others",
-                              scan.units, router.num_experts),
-                  router.topk);
+                              "choose the others", scan.units, router.num_experts), router.choice);
   }
   if (scan.stop && !scan.unknown) {
     return Refuse(context.path,
@@ -46,7 +46,7 @@ Refusal DescribeMiss(const MatchContext& context, const Router& router, const Sc
                   scan.stop);
   }
   return Refuse(context.path, "what this top-k chooses must reach experts of a known form",
-                scan.unknown ? scan.unknown : router.topk);
+                scan.unknown ? scan.unknown : router.choice);
 }
 
 // Whether `k` is the same for every input: nothing that it is made of reads a tensor.
@@ -57,39 +57,89 @@ bool IsFixed(const Value* k) {
   return k->node()->kind() != prim::Param && k->node()->blocks().empty() && std::all_of(inputs.begin(), inputs.end(), IsFixed);
 }
 
-void MatchRouter(const MatchContext& context, const Router& router, MatchOutcome& outcome) {
+struct Attempt {
   std::optional<BlockMatch> match;
   std::optional<Refusal> refusal;
+  bool proved = false;  // the refusal is of a sum that is the experts'
+  ScanResult scan;
+};
+
+Attempt Try(const MatchContext& context, const Router& router, int64_t least_units) {
+  Attempt attempt;
   int candidates = 0;
-  const ScanResult scan = ScanForSum(
-      router, *context.flow, *context.units,
-      [&](const SumCandidate& candidate) {
-        ClaimResult result = ProveCandidate(context, router, candidate);
-        if (result.match) {
-          match = std::move(result.match);
-          return true;
-        }
-        if (!result.far && !refusal) refusal = std::move(result.refusal);
-        return ++candidates >= kMostCandidates;
-      },
-      router.num_experts);
-  if (!match) {
-    if (auto rebuilt = RebuildBaked(context, router)) {
-      match = std::move(rebuilt->match);
-      refusal = std::move(rebuilt->refusal);
-      if (!match) outcome.refusals.push_back(*std::move(refusal));
-      if (!match) return;
+  const int most = router.ids && least_units >= router.num_experts ? kMostCandidates : kFewCandidates;
+  attempt.scan = ScanForSum(router, *context.flow, *context.units, least_units, [&](const SumCandidate& candidate) {
+    ClaimResult result = ProveCandidate(context, router, candidate);
+    if (result.match) {
+      attempt.match = std::move(result.match);
+      return true;
     }
+    if (!result.far && (!attempt.refusal || (result.proved && !attempt.proved))) {
+      attempt.refusal = std::move(result.refusal);
+      attempt.proved = result.proved;
+    }
+    return ++candidates >= most;
+  });
+  return attempt;
+}
+
+bool HasFixedCount(const Router& router) {
+  if (router.choice->kind() != aten::topk) return true;
+  return IsFixed(router.choice->input(1));
+}
+
+bool IsShort(const std::vector<Attempt>& attempts, const std::vector<Router>& routers) {
+  return std::any_of(attempts.begin(), attempts.end(), [&](const Attempt& attempt) {
+    return attempt.scan.met_experts && attempt.scan.units > 1 && attempt.scan.units < routers[0].num_experts;
+  });
+}
+
+// The match of a gate's routers, or what keeps the first of them, as a reader would name it, from being one.
+void MatchGate(const MatchContext& context, const std::vector<Router>& routers, MatchOutcome& outcome) {
+  std::vector<Attempt> attempts;
+  for (const Router& router : routers) {
+    // With fewer experts than logits, a choice by ids says all there is to say.
+    if (!router.ids && IsShort(attempts, routers)) continue;
+    if (!HasFixedCount(router)) {
+      outcome.refusals.push_back(Refuse(context.path, "the number of experts a token has must not depend on the input", router.choice));
+      return;
+    }
+    attempts.push_back(Try(context, router, router.num_experts));
+    // Fewer experts than logits: some may answer the token itself.
+    const int units = attempts.back().scan.units;
+    const bool apart = units > 0 && !context.units->units[0].stacked();
+    if (!attempts.back().match && apart && units < router.num_experts) {
+      Attempt fewer = Try(context, router, units);
+      if (fewer.match || fewer.proved) attempts.back() = std::move(fewer);
+    }
+    if (!attempts.back().match) continue;
+    outcome.matches.push_back(*std::move(attempts.back().match));
+    return;
   }
-  if (match && !IsFixed(router.topk->input(1))) {
-    outcome.refusals.push_back(Refuse(context.path, "the number of experts a token has must not depend on the input", router.topk));
-  } else if (match) {
-    outcome.matches.push_back(*std::move(match));
-  } else if (const bool baked = FindBakedHits(router, *context.flow); refusal && !baked) {
-    outcome.refusals.push_back(*std::move(refusal));
-  } else {
-    const bool here = scan.met_experts || baked;
-    (here ? outcome.refusals : outcome.unmet).push_back(DescribeMiss(context, router, scan));
+  for (const Router& router : routers) {
+    auto rebuilt = router.ids ? RebuildBaked(context, router) : std::nullopt;
+    if (!rebuilt) continue;
+    if (rebuilt->match) {
+      outcome.matches.push_back(*std::move(rebuilt->match));
+    } else {
+      outcome.refusals.push_back(std::move(rebuilt->refusal));
+    }
+    return;
+  }
+  for (size_t i = 0; i < routers.size(); ++i) {
+    const Router& router = routers[i];
+    if (!router.ids) continue;
+    const bool baked = !attempts[i].proved && FindBakedHits(router, *context.flow);
+    if (!attempts[i].refusal && !baked && !attempts[i].scan.met_experts) continue;
+    const bool plain = attempts[i].refusal && !baked;
+    outcome.refusals.push_back(plain ? *std::move(attempts[i].refusal) : DescribeMiss(context, router, attempts[i].scan));
+    return;
+  }
+  // Maxima are common; without experts they are no router.
+  if (attempts.back().refusal) {
+    outcome.refusals.push_back(*std::move(attempts.back().refusal));
+  } else if (routers[0].choice->kind() == aten::topk) {
+    outcome.unmet.push_back(DescribeMiss(context, routers[0], attempts[0].scan));
   }
 }
 
@@ -97,15 +147,15 @@ void MatchRouter(const MatchContext& context, const Router& router, MatchOutcome
 
 MatchOutcome MatchBlocks(const std::shared_ptr<Graph>& graph, const torch::jit::Module& self, const std::string& path) {
   MatchOutcome outcome;
-  const std::vector<Node*> topks = FindTopks(*graph);
-  if (topks.empty()) return outcome;
+  const auto nodes = graph->nodes();
+  if (std::none_of(nodes.begin(), nodes.end(), [](const Node* node) { return MayChoose(node); })) return outcome;
   const GraphFlow flow(*graph);
   const WeightFinder weights(self, *graph);
+  const auto gates = FindRouters(*graph, weights);
+  if (gates.empty()) return outcome;
   const ExpertUnits units = FindUnits(*graph, flow, weights);
   const MatchContext context{graph.get(), &self, path, &flow, &weights, &units};
-  for (Node* topk : topks) {
-    if (const auto router = FindRouter(topk, weights)) MatchRouter(context, *router, outcome);
-  }
+  for (const std::vector<Router>& routers : gates) MatchGate(context, routers, outcome);
   return outcome;
 }
 

@@ -4,6 +4,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
@@ -17,6 +18,8 @@
 #include <numeric>
 #include <optional>
 #include <random>
+#include <tuple>
+#include <utility>
 
 #include "passes/detect/ir.h"
 
@@ -24,6 +27,8 @@ namespace autoep {
 
 using torch::jit::Node;
 using torch::jit::Value;
+namespace aten = c10::aten;
+namespace prim = c10::prim;
 
 namespace {
 
@@ -62,20 +67,58 @@ at::Tensor ExpertsOfCounts(const at::Tensor& rows, const std::vector<int64_t>& c
   return ToTensor(experts);
 }
 
+// Biases are gathered by the experts that the rows meet.
+void CheckBiasChoices(const ExpertFfn& unit, const at::Tensor& experts, Interpreter& run) {
+  for (const Half* half : {&unit.up, unit.gate ? &*unit.gate : nullptr}) {
+    const Value* ids = half ? half->projection.bias_choice : nullptr;
+    TORCH_CHECK(!ids || run.Get(ids).toTensor().equal(experts), "a row gets the bias of another expert");
+  }
+  const Value* ids = unit.down.bias_choice;
+  TORCH_CHECK(!ids || run.Get(ids).toTensor().equal(experts), "a row gets the bias of another expert");
+}
+
+// Rows of a dense product, and their experts, in the shape of what it answers.
+std::pair<at::Tensor, at::Tensor> SpreadRows(const ExpertFfn& unit, at::Tensor rows) {
+  const Projection& up = unit.up.projection;
+  const int64_t experts = up.weight.tensor.size(0);
+  const int64_t dim = unit.down.out_expert_dim;
+  if (up.rows_expert_dim < 0) {
+    rows = rows.unsqueeze(dim);
+  } else if (rows.dim() == 2) {
+    rows = rows.unsqueeze(0);
+  } else {
+    rows = rows.movedim(up.rows_expert_dim, dim);
+  }
+  std::vector<int64_t> sizes = rows.sizes().vec();
+  TORCH_CHECK(dim < rows.dim() - 1 && (sizes[dim] == experts || sizes[dim] == 1), "rows do not fit the experts");
+  sizes[dim] = experts;
+  rows = rows.expand(sizes);
+  std::vector<int64_t> column(sizes.size() - 1, 1);
+  column[dim] = experts;
+  sizes.pop_back();
+  return {rows, at::arange(experts).view(column).expand(sizes)};
+}
+
 Interpreter::Stands MakeStands(const Stage& stage, const std::shared_ptr<Answers>& answers) {
   Interpreter::Stands stands;
-  for (const Node* node : stage.units->inner) stands[node] = nullptr;
+  // The sizes of a weight may be read.
+  for (const Node* node : stage.units->inner) {
+    if (node->kind() != prim::GetAttr) stands[node] = nullptr;
+  }
   for (const auto& [node, index] : stage.units->by_output) {
     const ExpertFfn* unit = &stage.units->units[index];
     stands[node] = [unit, expert = stage.units->expert[index], answers](Interpreter& run, Node* at) {
-      const at::Tensor rows = run.Get(unit->rows).toTensor();
+      at::Tensor rows = run.Get(unit->rows).toTensor();
       TORCH_CHECK(rows.dim() >= 1 && rows.size(-1) == unit->up.projection.in(), "rows do not fit the expert");
       TORCH_CHECK(rows.scalar_type() == unit->dtype(), "rows are of another dtype than the expert");
       at::Tensor experts;
       if (!unit->down.counts.empty()) {
         experts = ExpertsOfCounts(rows, unit->down.counts);
+      } else if (unit->dense()) {
+        std::tie(rows, experts) = SpreadRows(*unit, rows);
       } else if (unit->form().stacked) {
         experts = unit->form().experts_of_rows(rows, run.Get(unit->down.choice).toTensor());
+        CheckBiasChoices(*unit, experts, run);
       } else {
         const Value* selected = unit->down.weight.selected;
         experts = at::full(rows.sizes().slice(0, rows.dim() - 1), selected ? run.Get(selected).toInt() : expert, at::kLong);
@@ -102,12 +145,6 @@ class Numbers {
   std::mt19937 engine_;
 };
 
-struct Tokens {
-  int64_t batch;
-  int64_t length;
-  int64_t count() const { return batch * length; }
-};
-
 std::vector<int64_t> Sizes(const Tokens& tokens, int rank, int64_t last) {
   if (rank == 3) return {tokens.batch, tokens.length, last};
   return {tokens.count(), last};
@@ -119,8 +156,7 @@ void RunSteps(Interpreter& run, const GraphFlow& flow, const std::set<int>& step
 
 }  // namespace
 
-std::unordered_map<const Value*, Shape> InferShapes(const Stage& stage, const GraphFlow& flow, const std::set<int>& steps,
-                                                    const std::vector<Value*>& wanted) {
+ShapeTable InferShapes(const Stage& stage, const GraphFlow& flow, const std::set<int>& steps) {
   const at::NoGradGuard no_grad;
   auto answers = std::make_shared<Answers>();
   const size_t experts = std::max<size_t>(stage.units->units.size(), stage.router->num_experts);
@@ -130,12 +166,8 @@ std::unordered_map<const Value*, Shape> InferShapes(const Stage& stage, const Gr
   Numbers numbers(7);
   std::mt19937 random(11);
   std::optional<ServedChoice> choice;
-  if (stage.served) {
-    const auto top_k = ConstInt(stage.router->topk->input(1));
-    TORCH_CHECK(top_k, "the number of experts a token must be a constant");
-    choice = MakeServedChoice(*stage.served, *top_k, 6, random);
-  }
-  const Tokens tokens = choice ? Tokens{choice->batch, choice->length} : Tokens{2, 3};
+  if (stage.served) choice = MakeServedChoice(*stage.served, MostChoices(*stage.router), kShapeTokens.count(), random);
+  const Tokens tokens = stage.tokens;
   stands[stage.router->gate] = [&](Interpreter& run, Node* gate) {
     std::vector<int64_t> sizes = {tokens.count(), stage.router->num_experts};
     at::ScalarType dtype = stage.router->gate_dtype;
@@ -155,11 +187,15 @@ std::unordered_map<const Value*, Shape> InferShapes(const Stage& stage, const Gr
     if (choice && node == stage.router->ids->node())
       run.Set(stage.router->ids, ToTensor(choice->ids).view_as(run.Get(stage.router->ids).toTensor()));
   }
-  std::unordered_map<const Value*, Shape> shapes;
-  for (Value* value : wanted) {
-    if (!run.Has(value)) continue;
+  ShapeTable shapes;
+  const auto see = [&](const Value* value) {
+    if (!run.Has(value)) return;
     const c10::IValue got = run.Get(value);
     if (got.isTensor() && got.toTensor().defined()) shapes[value] = {got.toTensor().sizes().vec(), got.toTensor().scalar_type()};
+  };
+  see(stage.root);
+  for (const int step : steps) {
+    for (const Value* output : flow.NodeAt(step)->outputs()) see(output);
   }
   return shapes;
 }
@@ -170,8 +206,30 @@ struct Trial {
   Tokens tokens;
   std::vector<int64_t> ids;  // [T, k]
   at::Tensor weights;        // [T, k], float
+  at::Tensor kept;           // [T, k], ones, and zeros where a choice is dropped
   at::Tensor x;              // [T, H], float
 };
+
+at::Tensor ToTable(const Trial& trial, const at::Tensor& entries, at::Tensor table) {
+  return table.scatter(1, ToTensor(trial.ids).view(entries.sizes()), entries);
+}
+
+// What stands for the router's choice and weights.
+void SetCut(const Claim& claim, const Trial& trial, Interpreter& run) {
+  const Cut& cut = claim.cut;
+  const int64_t t = trial.tokens.count();
+  const int64_t experts = claim.stage.router->num_experts;
+  at::Tensor choice = ToTensor(trial.ids).view({t, cut.top_k});
+  at::Tensor weights = trial.weights;
+  if (cut.routing == Routing::kTable) weights = ToTable(trial, weights * trial.kept, at::zeros({t, experts}));
+  if (cut.routing == Routing::kMask) {
+    choice = ToTable(trial, trial.kept, at::zeros({t, experts}));
+    // The weights of experts that are not chosen mean nothing.
+    weights = cut.weights_rows.columns > 1 ? ToTable(trial, weights, at::full({t, experts}, 5.0)) : weights.select(1, 0);
+  }
+  if (cut.choice) run.Set(cut.choice, choice.reshape(cut.choice_rows.Sizes(trial.tokens)).to(cut.choice_dtype, false, true));
+  run.Set(cut.weights, weights.reshape(cut.weights_rows.Sizes(trial.tokens)).to(cut.weights_dtype, false, true));
+}
 
 // The region's `out`, as [rows, H] float.
 at::Tensor Run(const Claim& claim, const GraphFlow& flow, const Trial& trial, const std::shared_ptr<Answers>& answers) {
@@ -180,9 +238,7 @@ at::Tensor Run(const Claim& claim, const GraphFlow& flow, const Trial& trial, co
   const Interpreter::Stands stands = MakeStands(stage, answers);
   Interpreter run(*stage.self, *stage.graph, stands);
   run.Set(stage.root, trial.x.view(Sizes(trial.tokens, stage.root_rank, stage.hidden)).to(stage.dtype));
-  run.Set(claim.ids, ToTensor(trial.ids).view(Sizes(trial.tokens, claim.ids_rank, claim.top_k)));
-  run.Set(claim.weights,
-          trial.weights.view(Sizes(trial.tokens, claim.weights_rank, claim.top_k)).to(claim.weights_dtype, false, true));
+  SetCut(claim, trial, run);
   RunSteps(run, flow, claim.steps);
   const at::Tensor out = run.Get(claim.out).toTensor();
   const at::Tensor tokens = run.Get(claim.tokens).toTensor();
@@ -190,13 +246,33 @@ at::Tensor Run(const Claim& claim, const GraphFlow& flow, const Trial& trial, co
   return out.to(at::kFloat).reshape({trial.tokens.count(), stage.hidden});
 }
 
-at::Tensor Expected(const Claim& claim, const Trial& trial, const Answers& answers, const std::vector<int>& unit_of_expert) {
+at::Tensor Expected(const Claim& claim, const Trial& trial, Answers answers, const std::vector<int>& unit_of_expert) {
+  const int64_t identity = static_cast<int64_t>(answers.a.size());
+  answers.a.push_back(1);
+  answers.b.push_back(0);
+  const auto unit_of = [&](int64_t id) -> int64_t {
+    if (unit_of_expert.empty()) return id;
+    return unit_of_expert[id] == kIdentity ? identity : unit_of_expert[id];
+  };
   std::vector<int64_t> answering;
-  for (const int64_t id : trial.ids) answering.push_back(unit_of_expert.empty() ? id : unit_of_expert[id]);
+  for (const int64_t id : trial.ids) answering.push_back(unit_of(id));
   at::Tensor sum = at::zeros_like(trial.x);
-  const at::Tensor experts = ToTensor(answering).view({trial.tokens.count(), claim.top_k});
-  for (int64_t k = 0; k < claim.top_k; ++k) {
-    sum += trial.weights.select(1, k).unsqueeze(-1) * Affine(trial.x, experts.select(1, k), answers);
+  const at::Tensor experts = ToTensor(answering).view({trial.tokens.count(), claim.cut.top_k});
+  const at::Tensor weights = trial.weights * trial.kept;
+  for (int64_t k = 0; k < claim.cut.top_k; ++k) {
+    const at::Tensor weight = weights.select(1, k).unsqueeze(-1);
+    if (claim.weights_on_input) {
+      sum += Affine(trial.x * weight, experts.select(1, k), answers);
+    } else {
+      sum += weight * Affine(trial.x, experts.select(1, k), answers);
+    }
+  }
+  // With weights on the input of all experts, those that are not chosen read rows of zeros.
+  if (claim.weights_on_input && claim.cut.routing == Routing::kTable) {
+    int64_t all = 0;
+    for (int64_t e = 0; e < claim.stage.router->num_experts; ++e) all += answers.b[unit_of(e)];
+    sum += static_cast<double>(all);
+    for (int64_t k = 0; k < claim.cut.top_k; ++k) sum -= Affine(at::zeros_like(trial.x), experts.select(1, k), answers);
   }
   return sum;
 }
@@ -239,15 +315,61 @@ std::vector<int64_t> AllIds(int64_t top_k, int64_t experts, int64_t most) {
   return ids;
 }
 
-std::vector<Trial> MakeTrials(const Claim& claim, Numbers& numbers) {
+// The largest whole number that the region compares something with, or cuts something at: a limit on tokens, as far as
+// anybody can tell.
+int64_t LargestLimit(const Node* node, const ExpertUnits& units) {
+  static const std::set<c10::Symbol> kLimiting = {aten::lt,
+                                                  aten::le,
+                                                  aten::gt,
+                                                  aten::ge,
+                                                  aten::eq,
+                                                  aten::ne,
+                                                  aten::slice,
+                                                  aten::narrow,
+                                                  aten::arange,
+                                                  aten::full,
+                                                  aten::tensor,
+                                                  c10::Symbol::fromQualString("prim::min"),
+                                                  c10::Symbol::fromQualString("prim::max")};
+  int64_t largest = 0;
+  if (units.inner.contains(node)) return largest;
+  if (kLimiting.contains(node->kind())) {
+    for (const Value* input : node->inputs()) {
+      const auto number = ConstNumber(input);
+      if (number && std::abs(*number) < std::ldexp(1.0, 62))
+        largest = std::max(largest, static_cast<int64_t>(std::abs(*number)) + 1);
+    }
+  }
+  for (const torch::jit::Block* block : node->blocks()) {
+    for (const Node* inner : block->nodes()) largest = std::max(largest, LargestLimit(inner, units));
+  }
+  return largest;
+}
+
+int64_t LargestLimit(const Claim& claim, const GraphFlow& flow) {
+  int64_t largest = 0;
+  for (const int step : claim.steps) largest = std::max(largest, LargestLimit(flow.NodeAt(step), *claim.stage.units));
+  return largest;
+}
+
+std::vector<Trial> MakeTrials(const Claim& claim, int64_t limit, Numbers& numbers) {
   const int64_t experts = claim.stage.router->num_experts;
-  const int64_t k = claim.top_k;
+  const int64_t k = claim.cut.top_k;
   constexpr int64_t kMostChoices = 512;
   std::vector<Trial> trials;
   const auto add = [&](Tokens tokens, std::vector<int64_t> ids, int64_t least_weight, double scale) {
     const int64_t t = tokens.count();
-    trials.push_back(
-        {tokens, std::move(ids), numbers.Tensor({t, k}, least_weight, 3) * scale, numbers.Tensor({t, claim.stage.hidden}, -2, 2)});
+    // A weight on the input adds up with what the expert adds: one scale, to stay exact.
+    if (claim.weights_on_input) scale = 1.0;
+    Trial trial{tokens, std::move(ids), numbers.Tensor({t, k}, least_weight, 3) * scale, at::ones({t, k}),
+                numbers.Tensor({t, claim.stage.hidden}, -2, 2)};
+    const bool drops = claim.cut.routing != Routing::kPairs && least_weight <= 0;
+    if (drops) trial.kept = numbers.Tensor({t, k}, 0, 1);
+    // One weight a token.
+    if (claim.cut.routing == Routing::kMask && claim.cut.weights_rows.columns <= 1) {
+      trial.weights = trial.weights.select(1, 0).unsqueeze(-1).expand({t, k}).contiguous();
+    }
+    trials.push_back(std::move(trial));
   };
   const int64_t least = claim.negative_weights ? -2 : 0;
   if (claim.stage.served) {
@@ -265,8 +387,15 @@ std::vector<Trial> MakeTrials(const Claim& claim, Numbers& numbers) {
   add({1, 5}, RandomIds(5, k, experts, numbers), 1, std::ldexp(1.0, -8));
   std::vector<int64_t> same;
   const std::vector<int64_t> one = RandomIds(1, k, experts, numbers);
-  for (int t = 0; t < 6; ++t) same.insert(same.end(), one.begin(), one.end());
-  add({3, 2}, same, 1, std::ldexp(1.0, -20));
+  // More tokens on one expert than any number in the region.
+  const int64_t many = std::max<int64_t>(limit, 4) + 2;
+  for (int64_t t = 0; t < many; ++t) same.insert(same.end(), one.begin(), one.end());
+  add({1, many}, same, 1, std::ldexp(1.0, -20));
+  // The same for every expert, where that is small enough.
+  constexpr int64_t kMostElements = int64_t{1} << 22;
+  if (limit > 2 && experts * many * claim.stage.hidden <= kMostElements) {
+    add({1, experts * many}, RotatedIds(experts * many, k, experts), 1, 1.0);
+  }
   add({2, 4}, RandomIds(8, k, experts, numbers), least, 1.0);
   std::vector<int64_t> all = AllIds(k, experts, kMostChoices);
   const int64_t rows = static_cast<int64_t>(all.size()) / k;
@@ -277,8 +406,10 @@ std::vector<Trial> MakeTrials(const Claim& claim, Numbers& numbers) {
 std::shared_ptr<Answers> RandomAnswers(size_t count, Numbers& numbers) {
   auto answers = std::make_shared<Answers>();
   for (size_t i = 0; i < count; ++i) {
-    answers->a.push_back(numbers.Next(-2, 2));
-    answers->b.push_back(numbers.Next(-2, 2));
+    // No zeros: no answer may go unseen.
+    const auto next = [&] { return numbers.Next(1, 2) * (numbers.Next(0, 1) * 2 - 1); };
+    answers->a.push_back(next());
+    answers->b.push_back(next());
   }
   return answers;
 }
@@ -291,23 +422,29 @@ size_t AnswerCount(const Claim& claim) {
 
 std::vector<int> FindUnitOfExpert(const Claim& claim, const GraphFlow& flow) {
   constexpr int64_t kBase = 16;
+  constexpr double kToken = 100;  // no digit
   const int64_t experts = claim.stage.router->num_experts;
   const Tokens tokens{2, (experts + 1) / 2};
-  Trial trial{tokens, RotatedIds(tokens.count(), claim.top_k, experts), at::zeros({tokens.count(), claim.top_k}),
-              at::ones({tokens.count(), claim.stage.hidden})};
+  const int64_t t = tokens.count(), k = claim.cut.top_k;
+  Trial trial{tokens, RotatedIds(t, k, experts), at::zeros({t, k}), at::ones({t, k}),
+              at::full({t, claim.stage.hidden}, claim.weights_on_input ? 1.0 : kToken)};
   trial.weights.select(1, 0).fill_(1.0);
-  std::vector<int> found(experts, -1);
+  trial.kept.slice(1, 1).zero_();
+  std::vector<int> found(experts, kNoUnit);
   int64_t place = 1;
   // Digit by digit, so that the numbers stay small enough for bfloat16; a digit of 0 is answered as 1, none as 0.
   for (size_t digits = claim.stage.units->units.size(); digits > 0; digits /= kBase, place *= kBase) {
     auto answers = std::make_shared<Answers>();
     for (size_t unit = 0; unit < AnswerCount(claim); ++unit) {
-      answers->a.push_back(0);
-      answers->b.push_back(static_cast<int64_t>(unit) / place % kBase + 1);
+      const int64_t digit = static_cast<int64_t>(unit) / place % kBase + 1;
+      answers->a.push_back(claim.weights_on_input ? digit : 0);
+      answers->b.push_back(claim.weights_on_input ? 0 : digit);
     }
     const at::Tensor out = Run(claim, flow, trial, answers).contiguous();
     for (int64_t e = 0; e < experts; ++e) {
-      const int64_t digit = static_cast<int64_t>(std::lround(out.data_ptr<float>()[e * claim.stage.hidden])) - 1;
+      const double answer = out.data_ptr<float>()[e * claim.stage.hidden];
+      if (answer == kToken) found[e] = kIdentity;
+      const int64_t digit = static_cast<int64_t>(std::lround(answer)) - 1;
       if (digit < 0 || digit >= kBase) continue;
       found[e] = static_cast<int>((place == 1 ? 0 : std::max(found[e], 0)) + digit * place);
     }
@@ -316,9 +453,12 @@ std::vector<int> FindUnitOfExpert(const Claim& claim, const GraphFlow& flow) {
 }
 
 std::string CheckClaim(const Claim& claim, const GraphFlow& flow, const std::vector<int>& unit_of_expert) {
+  constexpr int64_t kLargestLimit = 1 << 13;
+  const int64_t limit = LargestLimit(claim, flow);
+  if (limit > kLargestLimit) return fmt::format("the number {} in the region may be a limit that no trial reaches", limit - 1);
   Numbers numbers(20);
   int number = 0;
-  for (const Trial& trial : MakeTrials(claim, numbers)) {
+  for (const Trial& trial : MakeTrials(claim, limit, numbers)) {
     ++number;
     const auto answers = RandomAnswers(AnswerCount(claim), numbers);
     const at::Tensor got = Run(claim, flow, trial, answers);

@@ -17,9 +17,9 @@
 
 #include <set>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
+#include "passes/detect/cuts.h"
 #include "passes/detect/interpreter.h"
 #include "passes/detect/region.h"
 #include "passes/detect/router.h"
@@ -38,36 +38,29 @@ struct Stage {
   int64_t hidden = 0;
   at::ScalarType dtype = at::kFloat;      // of the experts' weights
   const ServedExperts* served = nullptr;  // of a baked loop: the trials keep to what it can serve
+  Tokens tokens = kShapeTokens;           // to infer shapes with
 };
 
-struct Shape {
-  std::vector<int64_t> sizes;
-  at::ScalarType dtype = at::kFloat;
-};
-
-// Runs `steps` from the root through the gate, with made-up logits, and tells what became of `wanted`. Values that are no
-// tensors, or were not reached, are left out. Throws c10::Error.
-std::unordered_map<const torch::jit::Value*, Shape> InferShapes(const Stage& stage, const GraphFlow& flow,
-                                                                const std::set<int>& steps,
-                                                                const std::vector<torch::jit::Value*>& wanted);
+// Runs `steps` from the root through the gate on kShapeTokens tokens with made-up logits, and tells what values became.
+// Values that are no tensors are left out. Throws c10::Error.
+ShapeTable InferShapes(const Stage& stage, const GraphFlow& flow, const std::set<int>& steps);
 
 struct Claim {
   Stage stage;
   std::set<int> steps;  // the region
   torch::jit::Value* tokens = nullptr;
-  torch::jit::Value* ids = nullptr;
-  torch::jit::Value* weights = nullptr;
   torch::jit::Value* out = nullptr;
-  int ids_rank = 2;
-  int weights_rank = 2;
-  at::ScalarType weights_dtype = at::kFloat;
-  int64_t top_k = 0;
-  bool negative_weights = false;  // try them too
-  std::vector<int> units;         // of the region; those with the same weights once
+  Cut cut;
+  bool weights_on_input = false;
+  bool negative_weights = false;   // try them too
+  std::vector<int> units;          // of the region; those with the same weights once
 };
 
-// For units that are one expert each: the unit of each expert, found by giving each its own answer. -1: no unit answers.
-// Throws c10::Error.
+// In a list of units by expert.
+inline constexpr int kNoUnit = -1;    // none answers
+inline constexpr int kIdentity = -2;  // the token itself is the answer
+
+// For units that are one expert each: the unit of each expert, found by giving each its own answer. Throws c10::Error.
 std::vector<int> FindUnitOfExpert(const Claim& claim, const GraphFlow& flow);
 
 // Empty if the claim holds, else what differed. `unit_of_expert` is empty for a stacked form.

@@ -125,16 +125,32 @@ void CollectUnits(Block* block, const GraphFlow& flow, const WeightFinder& weigh
 
 }  // namespace
 
+namespace {
+
+std::string WeightNames(const ExpertFfn& unit) {
+  std::string names;
+  const auto add = [&](const Projection& projection) {
+    names += "\n" + projection.weight.name;
+    if (projection.weight.at) names += "@" + std::to_string(*projection.weight.at);
+    if (projection.bias) names += "+" + projection.bias->name;
+  };
+  if (unit.gate) add(unit.gate->projection);
+  add(unit.up.projection);
+  add(unit.down);
+  return names;
+}
+
+}  // namespace
+
 ExpertUnits FindUnits(Graph& graph, const GraphFlow& flow, const WeightFinder& weights) {
   ExpertUnits found;
   CollectUnits(graph.block(), flow, weights, found);
+  // Of several readings that end in one another, only the longest is in by_output.
+  std::set<int> live;
+  for (const auto& [node, index] : found.by_output) live.insert(index);
   std::map<std::string, int> by_weights;
-  for (size_t i = 0; i < found.units.size(); ++i) {
-    const ExpertFfn& unit = found.units[i];
-    const std::string names = (unit.gate ? unit.gate->projection.weight.name : "") + "\n" + unit.up.projection.weight.name + "\n" +
-                              unit.down.weight.name;
-    found.expert.push_back(by_weights.emplace(names, static_cast<int>(i)).first->second);
-  }
+  found.expert.assign(found.units.size(), -1);
+  for (const int i : live) found.expert[i] = by_weights.emplace(WeightNames(found.units[i]), i).first->second;
   for (const auto& [node, index] : found.by_output) {
     const ExpertFfn& unit = found.units[index];
     found.inner.insert(unit.nodes.begin(), unit.nodes.end());
@@ -162,9 +178,8 @@ std::vector<Value*> StepReads(int step, const GraphFlow& flow, const ExpertUnits
   const auto unit = units.by_output.find(flow.NodeAt(step));
   if (unit == units.by_output.end()) return flow.Reads(step);
   const ExpertFfn& ffn = units.units[unit->second];
-  std::vector<Value*> reads = {ffn.rows};
-  if (ffn.down.choice) reads.push_back(ffn.down.choice);
-  if (ffn.down.weight.selected) reads.push_back(ffn.down.weight.selected);
+  std::vector<Value*> reads = ffn.Choices();
+  reads.insert(reads.begin(), ffn.rows);
   return reads;
 }
 

@@ -20,7 +20,7 @@ namespace autoep {
 // The experts' feed-forwards of a graph, found once, by the nodes they own.
 struct ExpertUnits {
   std::vector<ExpertFfn> units;
-  std::vector<int> expert;  // of each unit: the first one with the same weights
+  std::vector<int> expert;  // of each unit in by_output: the first one with the same weights; -1 for others
   std::unordered_map<const torch::jit::Node*, int> by_output;  // the node that makes a unit's output
   std::unordered_set<const torch::jit::Node*> inner;           // every node of a unit, output included
   std::unordered_map<int, std::vector<int>> by_step;           // units whose output is made in a step

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a top-k up to the gate's product, and down to the weights.
+// From a choice up to the gate's product, and down to the weights.
 #include "passes/detect/router.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <deque>
 #include <unordered_set>
 
@@ -40,7 +41,7 @@ Value* StripCasts(Value* value) {
   return value;
 }
 
-std::optional<Router> RouterWithGate(Node* topk, Node* node, const WeightFinder& weights) {
+std::optional<Router> RouterWithGate(Node* node, const WeightFinder& weights) {
   const auto operands = MatchGate(node);
   if (!operands) return std::nullopt;
   Value* stored = operands->weight;
@@ -55,8 +56,6 @@ std::optional<Router> RouterWithGate(Node* topk, Node* node, const WeightFinder&
   if (!weight || weight->dim() != 2) return std::nullopt;
   const bool stored_out_in = operands->out_in != (swapped != weight->swapped);
   Router router;
-  router.topk = topk;
-  router.ids = topk->output(1);
   router.gate = node;
   router.input = operands->input;
   router.num_experts = weight->tensor.size(stored_out_in ? 0 : 1);
@@ -67,25 +66,76 @@ std::optional<Router> RouterWithGate(Node* topk, Node* node, const WeightFinder&
 
 }  // namespace
 
-std::vector<Node*> FindTopks(Graph& graph) {
-  std::vector<Node*> topks;
-  for (Node* node : graph.nodes()) {
-    if (node->kind() == aten::topk) topks.push_back(node);
-  }
-  return topks;
+bool MayChoose(const Node* node) {
+  return node->kind() == aten::topk || node->kind() == aten::argmax ||
+         (node->kind() == aten::max && node->inputs().size() == 3 && node->outputs().size() == 2);
 }
 
-std::optional<Router> FindRouter(Node* topk, const WeightFinder& weights) {
-  std::deque<Node*> queue = {topk->input(0)->node()};
+namespace {
+
+Value* IndicesOf(Node* choice) { return choice->kind() == aten::argmax ? choice->output() : choice->output(1); }
+
+// What the choice is made of.
+Value* ChosenFrom(const Node* choice) {
+  if (choice->kind() != aten::cat) return const_cast<Node*>(choice)->input(0);
+  return ListElements(choice->input(0)).at(0)->node()->input(0);
+}
+
+// %ids = aten::cat([%first, %second], -1), the indices of maxima of [.., 1] each
+bool JoinsMaxima(const Node* node) {
+  if (node->kind() != aten::cat) return false;
+  const std::vector<Value*> parts = ListElements(node->input(0));
+  return parts.size() > 1 && std::all_of(parts.begin(), parts.end(), [](const Value* part) {
+           const Node* maker = part->node();
+           return MayChoose(maker) && maker->kind() != aten::topk && part == IndicesOf(const_cast<Node*>(maker));
+         });
+}
+
+std::optional<Router> FindRouter(Node* choice, const WeightFinder& weights) {
+  std::deque<Node*> queue = {ChosenFrom(choice)->node()};
   std::unordered_set<Node*> seen;
   while (!queue.empty() && seen.size() < kMostRouterNodes) {
     Node* node = queue.front();
     queue.pop_front();
     if (node->kind() == prim::Param || !seen.insert(node).second) continue;
-    if (auto router = RouterWithGate(topk, node, weights)) return router;
+    if (auto router = RouterWithGate(node, weights)) {
+      router->choice = choice;
+      router->ids = choice->kind() == aten::cat ? choice->output() : IndicesOf(choice);
+      return router;
+    }
     for (Value* input : node->inputs()) queue.push_back(input->node());
   }
   return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<std::vector<Router>> FindRouters(Graph& graph, const WeightFinder& weights) {
+  std::vector<std::vector<Router>> groups;
+  const auto add = [&](Node* choice) {
+    const auto router = FindRouter(choice, weights);
+    if (!router) return;
+    const auto same = [&](const std::vector<Router>& group) { return group[0].gate == router->gate; };
+    const auto at = std::find_if(groups.begin(), groups.end(), same);
+    if (at == groups.end()) {
+      groups.push_back({*router});
+    } else {
+      at->push_back(*router);
+    }
+  };
+  for (const bool topks : {true, false}) {
+    for (Node* node : graph.nodes()) {
+      if (topks ? node->kind() == aten::topk : JoinsMaxima(node)) add(node);
+    }
+  }
+  for (Node* node : graph.nodes()) {
+    if (MayChoose(node) && node->kind() != aten::topk) add(node);
+  }
+  for (std::vector<Router>& group : groups) {
+    group.push_back(group.back());
+    group.back().ids = nullptr;
+  }
+  return groups;
 }
 
 namespace {
@@ -131,7 +181,7 @@ void DescribeGrouping(const Node* view, std::map<std::string, std::string>& fact
 
 std::map<std::string, std::string> DescribeRouter(const Router& router, const Value* weights) {
   std::map<std::string, std::string> facts = {{"scores", "none"}, {"renorm", "false"}, {"bias", "false"}, {"groups", "false"}};
-  WalkBack(router.topk->input(0), router.gate, [&](const Node* node) {
+  WalkBack(ChosenFrom(router.choice), router.gate, [&](const Node* node) {
     if (node->kind() == aten::softmax) facts["scores"] = "softmax";
     if (node->kind() == aten::sigmoid) facts["scores"] = "sigmoid";
     if (node->kind() == aten::add && (IsStored(node->input(0)) || IsStored(node->input(1)))) facts["bias"] = "true";
@@ -140,8 +190,8 @@ std::map<std::string, std::string> DescribeRouter(const Router& router, const Va
   });
   if (facts["groups"] == "false") facts.erase("num_groups");
   std::unordered_set<const Node*> selection;
-  WalkBack(router.topk->input(0), nullptr, [&](const Node* node) { selection.insert(node); });
-  WalkBack(weights, router.topk, [&](const Node* node) {
+  WalkBack(ChosenFrom(router.choice), nullptr, [&](const Node* node) { selection.insert(node); });
+  WalkBack(weights, router.choice, [&](const Node* node) {
     if (selection.contains(node)) return;
     if (node->kind() == aten::softmax) facts["renorm"] = "softmax";
     if ((node->kind() == aten::div || node->kind() == aten::div_) && node->input(1)->node()->kind() != prim::Constant) {

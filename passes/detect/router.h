@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Router: the choice of experts by one aten::topk. The rewrite leaves it in the graph; all but ids and gate is description.
+// Router: the choice of experts, by a top-k or by maxima. The rewrite leaves it in the graph; all but ids and gate is
+// description.
 #pragma once
 
 #include <torch/csrc/jit/api/module.h>
@@ -15,9 +16,12 @@
 
 namespace autoep {
 
+// True for a node that may choose experts: aten::topk, aten::max of a dimension, aten::argmax.
+bool MayChoose(const torch::jit::Node* node);
+
 struct Router {
-  torch::jit::Node* topk = nullptr;
-  torch::jit::Value* ids = nullptr;    // topk's indices
+  torch::jit::Node* choice = nullptr;  // aten::topk, max or argmax, or aten::cat of indices of such maxima
+  torch::jit::Value* ids = nullptr;    // the indices; null: the choice is read off a table of weights or a mask
   torch::jit::Node* gate = nullptr;    // the product that makes the logits
   torch::jit::Value* input = nullptr;  // what the gate reads
   int64_t num_experts = 0;             // logits a token
@@ -25,11 +29,9 @@ struct Router {
   std::string gate_weight;
 };
 
-// All aten::topk of the top block, in order.
-std::vector<torch::jit::Node*> FindTopks(torch::jit::Graph& graph);
-
-// The router that ends in `topk`: the nearest product with a stored matrix above it makes its logits.
-std::optional<Router> FindRouter(torch::jit::Node* topk, const WeightFinder& weights);
+// The routers of the top block, grouped by gate: those with ids, top-ks first, and then one without. The nearest product with
+// a stored matrix above a choice makes its logits; choices without one are left out.
+std::vector<std::vector<Router>> FindRouters(torch::jit::Graph& graph, const WeightFinder& weights);
 
 // MoeLayer::router: "scores" softmax, sigmoid or none, before the choice; "renorm" true, false, or softmax where the weights
 // are a softmax over the chosen; "scale"; "bias" true where a stored tensor is added for the choice alone; "groups" true, then

@@ -18,22 +18,23 @@ namespace {
 
 class Scanner {
  public:
-  Scanner(const Router& router, const GraphFlow& flow, const ExpertUnits& units, int64_t least)
-      : router_(router), flow_(flow), units_(units), least_(least), group_(units.units.size()), members_(units.units.size()) {
+  Scanner(const Router& router, const GraphFlow& flow, const ExpertUnits& units, int64_t least_units)
+      : router_(router), flow_(flow), units_(units), least_units_(least_units), group_(units.units.size()), members_(units.units.size()) {
     for (size_t i = 0; i < group_.size(); ++i) {
       group_[i] = static_cast<int>(i);
       members_[i] = {static_cast<int>(i)};
     }
-    chosen_.insert(flow.RootOf(router.ids));
-    chosen_until_ = flow.LastUse(flow.RootOf(router.ids));
+    const GraphFlow::Root first = flow.RootOf(router.ids ? router.ids : router.gate->output());
+    chosen_.insert(first);
+    chosen_until_ = flow.LastUse(first);
   }
 
   ScanResult Scan(const std::function<bool(const SumCandidate&)>& take) {
     // Experts may have run on all tokens before the router: begin where the gate's input is made.
-    const int topk = flow_.StepOf(router_.ids);
+    const int choice = router_.ids ? flow_.StepOf(router_.ids) : flow_.StepOf(router_.gate);
     for (int step = std::max(flow_.StepOf(router_.input), 0); step < flow_.size(); ++step) {
       if (!Visit(step)) break;
-      if (step < topk) continue;
+      if (step < choice) continue;
       Expire(step);
       if (live_.empty() && chosen_until_ <= step) break;
       const auto candidate = Candidate(step);
@@ -87,7 +88,12 @@ class Scanner {
     if (!IsExplained(node, units_)) {
       // Before the sum the choice may go elsewhere, as into a loss; but not together with experts' outputs.
       if (chosen && !result_.unknown && HasWeight(node)) result_.unknown = node;
-      if (!chosen || group < 0) return true;
+      if (!chosen) return true;
+      if (group < 0) {
+        // Where the choice is not known, all that the logits become is taken for it.
+        if (!router_.ids) TaintAll(step, chosen, group);
+        return true;
+      }
       result_.stop = node;
       return false;
     }
@@ -100,9 +106,13 @@ class Scanner {
       result_.met_experts = true;
       result_.units = std::max(result_.units, static_cast<int>(members_[Group(group)].size()));
     }
-    for (const Value* output : node->outputs()) Taint(flow_.RootOf(output), chosen, group);
-    for (const GraphFlow::Root root : flow_.Writes(step)) Taint(root, chosen, group);
+    TaintAll(step, chosen, group);
     return true;
+  }
+
+  void TaintAll(int step, bool chosen, int group) {
+    for (const Value* output : flow_.NodeAt(step)->outputs()) Taint(flow_.RootOf(output), chosen, group);
+    for (const GraphFlow::Root root : flow_.Writes(step)) Taint(root, chosen, group);
   }
 
   static bool HasWeight(const Node* node) {
@@ -118,8 +128,8 @@ class Scanner {
     if (live_.size() != 1) return std::nullopt;
     const GraphFlow::Root root = *live_.begin();
     const int group = Group(fed_.at(root));
-    const bool all = units_.units[members_[group].front()].answers_all();
-    if (!all && static_cast<int64_t>(members_[group].size()) < least_) return std::nullopt;
+    const bool all = units_.units[members_[group].front()].stacked();
+    if (!all && static_cast<int64_t>(members_[group].size()) < least_units_) return std::nullopt;
     Value* read_later = nullptr;
     for (Value* value : flow_.Values(root)) {
       if (flow_.StepOf(value) > step) continue;
@@ -140,8 +150,8 @@ class Scanner {
   const Router& router_;
   const GraphFlow& flow_;
   const ExpertUnits& units_;
-  int64_t least_;
-  std::vector<int> group_;  // union-find over units
+  const int64_t least_units_;
+  std::vector<int> group_;                  // union-find over units
   std::vector<std::vector<int>> members_;
   std::set<GraphFlow::Root> chosen_;              // depend on the choice
   std::unordered_map<GraphFlow::Root, int> fed_;  // depend on a unit of this group
@@ -153,9 +163,9 @@ class Scanner {
 
 }  // namespace
 
-ScanResult ScanForSum(const Router& router, const GraphFlow& flow, const ExpertUnits& units,
-                      const std::function<bool(const SumCandidate&)>& take, int64_t least) {
-  return Scanner(router, flow, units, least).Scan(take);
+ScanResult ScanForSum(const Router& router, const GraphFlow& flow, const ExpertUnits& units, int64_t least_units,
+                      const std::function<bool(const SumCandidate&)>& take) {
+  return Scanner(router, flow, units, least_units).Scan(take);
 }
 
 }  // namespace autoep

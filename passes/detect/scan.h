@@ -28,8 +28,8 @@ struct ScanResult {
 };
 
 // Calls `take` with each candidate in order until it returns true. Linear in the steps scanned; ends when nothing that
-// depends on the choice is read any more. `least`: units that must have come together, unless one answers for all.
-ScanResult ScanForSum(const Router& router, const GraphFlow& flow, const ExpertUnits& units,
-                      const std::function<bool(const SumCandidate&)>& take, int64_t least);
+// depends on the choice is read any more. A sum of units that are one expert each has at least `least_units`.
+ScanResult ScanForSum(const Router& router, const GraphFlow& flow, const ExpertUnits& units, int64_t least_units,
+                      const std::function<bool(const SumCandidate&)>& take);
 
 }  // namespace autoep

@@ -11,10 +11,12 @@
 #include <set>
 
 #include "passes/detect/ir.h"
+#include "passes/detect/row_shape.h"
 
 namespace autoep {
 
 using torch::jit::Module;
+using torch::jit::Node;
 
 namespace {
 
@@ -79,7 +81,13 @@ Place PlaceOf(const Module& self, const ExpertFfn& unit, int64_t total) {
   if (unit.stacked()) {
     Place place;
     for (const Weight* weight : WeightsOf(unit)) place.loop += weight->name + "\n";
-    if (const auto index = unit.down.weight.selected ? ConstInt(unit.down.weight.selected) : std::nullopt) place.number = *index;
+    return place;
+  }
+  if (unit.down.weight.at) {
+    // A constant index into a stacked weight.
+    Place place;
+    for (const Weight* weight : WeightsOf(unit)) place.loop += weight->name + "[]\n";
+    place.number = *unit.down.weight.at;
     return place;
   }
   if (IsFrozen(unit)) return {};
@@ -185,6 +193,15 @@ std::optional<ServedExperts> FrozenLoop(const Router& router, const ExpertUnits&
   return served;
 }
 
+int64_t MostChoices(const Router& router) {
+  const Node* choice = router.choice;
+  if (choice->kind() == c10::aten::cat) return static_cast<int64_t>(choice->input(0)->node()->inputs().size());
+  if (choice->kind() != c10::aten::topk) return 1;
+  const auto top_k = ConstInt(choice->input(1));
+  TORCH_CHECK(top_k, "the number of experts a token must be a constant");
+  return *top_k;
+}
+
 namespace {
 
 void Shuffle(std::vector<int64_t>& numbers, std::mt19937& random) {
@@ -236,6 +253,7 @@ ServedChoice MakeServedChoice(const ServedExperts& served, int64_t top_k, int64_
   Shuffle(experts, random);
   const int64_t covering = (count + top_k - 1) / top_k;
   ServedChoice choice{1, std::max(tokens, covering), {}};
+  if (choice.length == kShapeTokens.count()) choice = {kShapeTokens.batch, kShapeTokens.length, {}};
   if (choice.length % 2 == 0) choice = {2, choice.length / 2, {}};
   for (int64_t token = 0; token < choice.batch * choice.length; ++token) {
     // First so that every expert has a token, then at random.

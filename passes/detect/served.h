@@ -42,6 +42,9 @@ std::string NumberedName(const std::string& pattern, int64_t number);
 // Up to the number: the expert's own module, or its tensor in a list of tensors.
 std::string NumberedPath(const std::string& pattern, int64_t number);
 
+// How many experts a token chooses at most, as the router's node says.
+int64_t MostChoices(const Router& router);
+
 struct ServedChoice {
   int64_t batch = 1;
   int64_t length = 1;

@@ -81,6 +81,12 @@ class Collector {
         all.experts.push_back(units_.units[by_number[e]]);
         continue;
       }
+      if (units_.units[by_number[held]].down.weight.at) {
+        ExpertFfn entry = units_.units[by_number[held]];
+        PointAt(entry, e);
+        all.experts.push_back(std::move(entry));
+        continue;
+      }
       all.failure = CompareModules(held, e);
       if (!all.failure.empty()) return all;
       ExpertFfn expert = units_.units[by_number[held]];
@@ -108,6 +114,17 @@ class Collector {
     const std::string difference = Difference(*known, *other, "");
     if (difference.empty()) return "";
     return fmt::format("{} differs from {}, which the graph holds: {}", PathOf(e), PathOf(held), Printable(difference));
+  }
+
+  // Another entry of the same stacked tensors.
+  static void PointAt(ExpertFfn& expert, int64_t e) {
+    const auto both = [&](Projection& projection) {
+      projection.weight.at = e;
+      if (projection.bias) projection.bias->at = e;
+    };
+    both(expert.down);
+    both(expert.up.projection);
+    if (expert.gate) both(expert.gate->projection);
   }
 
   std::string Redirect(ExpertFfn& expert, int64_t e) const {

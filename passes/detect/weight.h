@@ -15,16 +15,18 @@ namespace autoep {
 
 struct Weight {
   std::string name;   // fully qualified below the graph's module, or "constant:<n>"
-  at::Tensor tensor;  // as stored
+  at::Tensor tensor;  // as stored; a stack [E * rows, C] that the graph views as [E, rows, C], as that
   bool swapped = false;                     // the last two dimensions were exchanged
-  torch::jit::Value* selected = nullptr;    // the index chosen along dimension 0 of a stacked tensor, or null
+  torch::jit::Value* selected = nullptr;    // the index chosen along dimension 0 of a stacked tensor, if it is no constant
+  std::optional<int64_t> at;                // the same, if it is
   std::vector<torch::jit::Node*> nodes;     // from the stored tensor to the product
 
   // Dimensions of what reaches the product.
-  int64_t dim() const { return tensor.dim() - (selected ? 1 : 0); }
+  int64_t dim() const { return tensor.dim() - (selected || at ? 1 : 0); }
 };
 
-// Finds the stored tensor behind a value, through t, transpose of the last two dimensions, and select along the first.
+// Finds the stored tensor behind a value, through t, transpose of the last two dimensions, a view that splits the first
+// dimension, and one entry of the first: by select, unbind, or chunks and splits of one entry each.
 class WeightFinder {
  public:
   WeightFinder(const torch::jit::Module& self, torch::jit::Graph& graph);
@@ -33,6 +35,9 @@ class WeightFinder {
 
  private:
   std::optional<Weight> FindAttribute(torch::jit::Value* value) const;
+  std::optional<Weight> FindSplit(torch::jit::Node* view) const;
+  std::optional<Weight> FindEntry(torch::jit::Value* stack, torch::jit::Value* index, int64_t at) const;
+  std::optional<Weight> FindUnpacked(torch::jit::Value* value) const;
 
   torch::jit::Module self_;
   const torch::jit::Value* self_value_ = nullptr;

@@ -13,8 +13,8 @@ namespace {
 
 class LogitsTaint {
  public:
-  LogitsTaint(const Router& router, const GraphFlow& flow, const ExpertUnits& units, const std::set<int>& steps)
-      : flow_(flow), ids_(flow.RootOf(router.ids)) {
+  LogitsTaint(const Router& router, const Value* choice, const GraphFlow& flow, const ExpertUnits& units, const std::set<int>& steps)
+      : flow_(flow), choice_(choice ? flow.RootOf(choice) : -1) {
     roots_.insert(flow.RootOf(router.gate->output()));
     for (const int step : steps) {
       bool reads = false;
@@ -43,21 +43,21 @@ class LogitsTaint {
     return kinds.contains(node->kind());
   }
 
-  // The ids are a boundary of their own.
+  // The choice is a boundary of its own.
   void Add(GraphFlow::Root root) {
-    if (root != ids_) roots_.insert(root);
+    if (root != choice_) roots_.insert(root);
   }
 
   const GraphFlow& flow_;
-  GraphFlow::Root ids_;
+  GraphFlow::Root choice_;
   std::set<GraphFlow::Root> roots_;
 };
 
 }  // namespace
 
-std::vector<Value*> FindWeightsCandidates(Value* out, int at, const Router& router, const GraphFlow& flow, const ExpertUnits& units,
-                                          const std::set<int>& steps) {
-  const LogitsTaint taint(router, flow, units, steps);
+std::vector<Value*> FindWeightsCandidates(Value* out, int at, const Router& router, const Value* choice, const GraphFlow& flow,
+                                          const ExpertUnits& units, const std::set<int>& steps) {
+  const LogitsTaint taint(router, choice, flow, units, steps);
   std::vector<Value*> candidates;
   std::set<int> frontier;
   std::unordered_map<int, Value*> read_as;  // null: by more than one name

@@ -13,9 +13,10 @@
 
 namespace autoep {
 
-// Values through which all of `out`, as read after step `at`, depends on the router's logits, other than by the ids; the
-// last in the graph first. `steps` is the closure of `out` down to the gate.
-std::vector<torch::jit::Value*> FindWeightsCandidates(torch::jit::Value* out, int at, const Router& router, const GraphFlow& flow,
+// Values through which all of `out`, as read after step `at`, depends on the router's logits, other than by `choice` (ids or a
+// mask; may be null); the last in the graph first. `steps` is the closure of `out` down to the gate.
+std::vector<torch::jit::Value*> FindWeightsCandidates(torch::jit::Value* out, int at, const Router& router,
+                                                      const torch::jit::Value* choice, const GraphFlow& flow,
                                                       const ExpertUnits& units, const std::set<int>& steps);
 
 }  // namespace autoep

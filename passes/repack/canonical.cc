@@ -21,7 +21,13 @@ bool Covers(const SourcePart& part, int64_t expert) {
 at::Tensor SourceRows(const SourcePart& part, const at::Tensor& source, int64_t expert, bool matrix) {
   const int64_t dims = matrix ? 3 : 2;
   at::Tensor stacked = source;
-  if (source.dim() == dims - 1 && part.expert_count == 1) stacked = source.unsqueeze(0);
+  // A Linear's weight or bias, or a stack whose experts lie one below the other.
+  if (source.dim() == dims - 1 && part.expert_count > 0 && source.size(0) % part.expert_count == 0) {
+    std::vector<int64_t> sizes = source.sizes().vec();
+    sizes[0] /= part.expert_count;
+    sizes.insert(sizes.begin(), part.expert_count);
+    stacked = source.view(sizes);
+  }
   TORCH_CHECK(stacked.dim() == dims && stacked.size(0) == part.expert_count, "the source tensor ", part.tensor, " has sizes ",
               source.sizes(), " and is to hold ", part.expert_count, " experts");
   if (part.transposed) stacked = stacked.transpose(1, 2);

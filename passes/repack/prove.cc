@@ -104,9 +104,11 @@ Result<SourceView> ViewSource(const SourcePart& part, const at::Tensor& source, 
   const int64_t dims = matrix ? 3 : 2;
   std::vector<int64_t> sizes = source.sizes().vec();
   std::vector<int64_t> strides = source.strides().vec();
-  if (source.dim() == dims - 1) {
-    sizes.insert(sizes.begin(), 1);
-    strides.insert(strides.begin(), 0);
+  // A Linear's weight or bias, or a stack whose experts lie one below the other.
+  if (source.dim() == dims - 1 && part.expert_count > 0 && sizes[0] % part.expert_count == 0) {
+    sizes[0] /= part.expert_count;
+    sizes.insert(sizes.begin(), part.expert_count);
+    strides.insert(strides.begin(), strides[0] * sizes[1]);
   }
   if (static_cast<int64_t>(sizes.size()) != dims || sizes[0] != part.expert_count) {
     return Fail("{}: the source tensor has {} dimensions and cannot hold {} experts", Printable(part.tensor), source.dim(),

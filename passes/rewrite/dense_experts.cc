@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "passes/rewrite/routes.h"
 #include "plugin/contract/activation.h"
 
 namespace autoep {
@@ -40,16 +41,16 @@ class DenseExperts {
  private:
   Value* InsertSum() {
     Value* rows = graph_.insert(aten::flatten, {match_.tokens, 0, -2});
-    Value* ids = graph_.insert(aten::flatten, {match_.ids, 0, -2});
-    Value* weights = graph_.insert(aten::flatten, {match_.weights, 0, -2});
+    const Routes routes = InsertRoutes(graph_, match_);
     Value* sum = nullptr;
     for (int64_t e = 0; e < match_.layer.num_experts; ++e) {
-      Value* chosen = graph_.insert(aten::eq, {ids, e});
-      Value* masked = graph_.insert(aten::mul, {weights, chosen});
+      Value* chosen = graph_.insert(aten::eq, {routes.ids, e});
+      Value* masked = graph_.insert(aten::mul, {routes.weights, chosen});
       Value* weight = graph_.insert(aten::sum, {masked, std::vector<int64_t>{-1}, true});
       Value* part = graph_.insert(aten::mul, {Expert(rows, e), weight});
       sum = sum ? graph_.insert(aten::add, {sum, part}) : part;
     }
+    if (routes.identity) sum = graph_.insert(aten::add, {sum, graph_.insert(aten::mul, {rows, routes.identity})});
     sum = graph_.insert(aten::reshape_as, {sum, match_.tokens});
     return graph_.insert(aten::to, {sum, match_.out_dtype});
   }
@@ -81,7 +82,10 @@ class DenseExperts {
         begin = end + 1;
       }
     }
-    return match_.rebuilt.size() == 1 ? graph_.insert(aten::select, {value, 0, e}) : value;
+    if (match_.rebuilt.size() > 1 && !weight.at) return value;
+    // A stack may be stored as one matrix.
+    value = graph_.insert(aten::view, {value, weight.tensor.sizes().vec()});
+    return graph_.insert(aten::select, {value, 0, e});
   }
 
   Value* Rows(Value* product, const RowRange& rows, int64_t all) {

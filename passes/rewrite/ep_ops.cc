@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "passes/rewrite/routes.h"
 #include "plugin/contract/schemas.h"
 
 namespace autoep {
@@ -58,17 +59,19 @@ class Inserter {
     Value* ep_size = graph_.insertConstant(planned_.placement.ep_size);
     Value* abi = graph_.insertConstant(contract::kOpAbi);
     Value* none = graph_.insertConstant(at::IValue());
-    Value* weights = Flat(match_.weights);
+    const Routes routes = InsertRoutes(graph_, match_);
+    Value* tokens = match_.flatten ? AsColumns(graph_, match_.tokens, match_.layer.hidden) : match_.tokens;
     const bool on_input = match_.layer.weights_on_input;
     Value* sent =
-        Op("dispatch", {Flat(match_.tokens), Flat(match_.ids), on_input ? weights : none, placement, ep_size, group, layer, abi});
+        Op("dispatch", {tokens, routes.ids, on_input ? routes.weights : none, placement, ep_size, group, layer, abi});
     const auto parts = graph_.insertNode(graph_.createTupleUnpack(sent))->outputs();
     Value* activation = graph_.insertConstant(match_.layer.activation);
     Value* args = graph_.insertConstant(c10::List<double>(match_.layer.activation_args));
     Value* done = Op("experts", {parts[0], parts[1], Weight({"gate_up", "up"}), Weight({"down"}),
                                  Weight({"gate_up_bias", "up_bias"}), Weight({"down_bias"}), activation, args, layer, abi});
     Value* out =
-        Op("combine", {done, on_input ? none : weights, parts[3], parts[2], parts[4], placement, ep_size, group, layer, abi});
+        Op("combine", {done, on_input ? none : routes.weights, parts[3], parts[2], parts[4], placement, ep_size, group, layer, abi});
+    if (routes.identity) out = graph_.insert(c10::aten::add, {out, graph_.insert(c10::aten::mul, {tokens, routes.identity})});
     if (match_.flatten) out = graph_.insert(c10::aten::reshape_as, {out, match_.tokens});
     return Cast(out);
   }
@@ -88,11 +91,6 @@ class Inserter {
       }
     }
     return graph_.insertConstant(at::IValue());
-  }
-
-  Value* Flat(Value* value) {
-    if (!match_.flatten) return value;
-    return graph_.insert(c10::aten::flatten, {value, 0, -2});
   }
 
   // combine answers in promote(rows, weights). With F32 or F64 experts that is `out`'s dtype already, and no dtype is baked in.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// %ids2 = autoep::record_routes(%ids, %weights, %layer); %weights2 = aten::view_as(%weights, %ids2)
-// The view keeps the record alive where the graph no longer reads the ids themselves; both have the shape [.., k].
+// %ids2 = autoep::record_routes(%ids, %weights, %layer)
+// Something that the graph reads must come from the record, or it goes as dead code: what the router hands over passes
+// through a no-op that names it,
+//   %again = aten::where(%always, %given, %given); %always = aten::ge(aten::sum(%ids2), 0)
 #include "passes/rewrite/instrument.h"
 
 #include <c10/util/Exception.h>
@@ -15,6 +17,7 @@
 #include "passes/repack/plan.h"
 #include "passes/rewrite/blocks.h"
 #include "passes/rewrite/dense_experts.h"
+#include "passes/rewrite/routes.h"
 
 namespace autoep {
 namespace {
@@ -24,25 +27,34 @@ using torch::jit::Value;
 
 std::string AttributeName(size_t position) { return fmt::format("autoep_route_{}", position); }
 
-// The first place where both values are there. A graph's inputs are there from the start.
-Node* FirstAfter(const Value* a, const Value* b) {
-  Node* const last = a->node()->isAfter(b->node()) ? const_cast<Node*>(a->node()) : const_cast<Node*>(b->node());
+// The first place where all of these are there. A graph's inputs are there from the start.
+Node* FirstAfter(const std::vector<Value*>& values) {
+  Node* last = nullptr;
+  for (const Value* value : values) {
+    Node* node = const_cast<Node*>(value->node());
+    if (!last || node->isAfter(last)) last = node;
+  }
   return last->kind() == c10::prim::Param ? last->owningBlock()->nodes().front() : last->next();
 }
 
-// Makes the match's ids and weights those that went through the record.
+// Makes the match's weights those that went through the record.
 void Record(BlockGraph& block, BlockMatch& match, const std::string& attribute) {
   torch::jit::Graph& graph = *block.graph;
-  Node* const place = FirstAfter(match.ids, match.weights);
+  std::vector<Value*> given;
+  for (Value* value : {match.ids, match.mask, match.weights}) {
+    if (value) given.push_back(value);
+  }
+  Node* const place = FirstAfter(given);
+  Node* const before = place->prev();
   const torch::jit::WithInsertPoint here(place);
+  const Routes routes = InsertRoutes(graph, match);
   Value* layer = graph.insertGetAttr(graph.inputs().at(0), attribute);
-  Value* ids = graph.insert(c10::Symbol::fromQualString("autoep::record_routes"), {match.ids, match.weights, layer});
-  Value* weights = graph.insert(c10::aten::view_as, {match.weights, ids});
-  match.ids->replaceAllUsesAfterNodeWith(weights->node(), ids);
-  match.weights->replaceAllUsesAfterNodeWith(weights->node(), weights);
-  for (Node* node = layer->node(); node != place; node = node->next()) node->setSourceRange(match.out->node()->sourceRange());
-  match.ids = ids;
-  match.weights = weights;
+  Value* ids = graph.insert(c10::Symbol::fromQualString("autoep::record_routes"), {routes.ids, routes.weights, layer});
+  Value* always = graph.insert(c10::aten::ge, {graph.insert(c10::aten::sum, {ids}), 0});
+  Value* again = graph.insert(c10::aten::where, {always, match.weights, match.weights});
+  match.weights->replaceAllUsesAfterNodeWith(again->node(), again);
+  for (Node* node = before->next(); node != place; node = node->next()) node->setSourceRange(match.out->node()->sourceRange());
+  match.weights = again;
 }
 
 // Where the source is wrong, the dense mathematics takes its place. What one layer gives may be what the next one reads.

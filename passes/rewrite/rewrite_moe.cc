@@ -87,7 +87,7 @@ class RewriteMoe : public Pass {
     };
     for (MatchedLayer& matched : block.matches) {
       BlockMatch match = matched.match;
-      for (Value** value : {&match.tokens, &match.ids, &match.weights}) follow(*value);
+      for (Value** value : {&match.tokens, &match.ids, &match.mask, &match.weights}) follow(*value);
       Value* out = InsertEpOps(*block.graph, match, Planned(matched.layers[0]));
       match.out->replaceAllUsesAfterNodeWith(match.insert_after, out);
       now[match.out] = out;

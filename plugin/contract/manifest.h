@@ -20,8 +20,8 @@ inline constexpr int64_t kManifestVersion = 1;
 
 // Where a piece of a canonical tensor [E, R, C] (or [E, R] for a bias) came from: for e < expert_count and r < row_count,
 //   canonical[expert_begin + e, row_begin + r, :] == source[e, source_row_begin + r * source_row_step, :]
-// The source is `tensor` seen as [expert_count, rows, C] (a 2-D Linear weight or a per-expert bias has expert_count 1);
-// `transposed` means it is stored as [expert_count, C, rows].
+// The source is `tensor` seen as [expert_count, rows, C]: one with a dimension less, a Linear's weight or bias (expert_count 1)
+// or a stack [expert_count * rows, C], is split along its first; `transposed` means that it is stored as [expert_count, C, rows].
 struct SourcePart {
   std::string tensor;  // fully qualified parameter name in the source, or "constant:<n>" in a frozen one
   int64_t expert_begin = 0;

@@ -37,6 +37,11 @@ NARROW = [
     "mixtral4_sparse_onehot_script_block_fp32",
     "mixtral4_sparse_nonzero_script_block_fp32",
     "mixtral4_sparse_nonzero_script_lm_fp32",
+    "mixtral4_dense_renorm_trace_block_fp32",
+    "mixtral4_dense_renorm_script_lm_fp32",
+    "mixtral4_dense_stacked_trace_block_fp32",
+    "mixtral4_dense_einsum_script_block_fp32",
+    "mixtral4_dense_bmm_trace_lm_fp32",
 ]
 
 MARKERS = [

@@ -183,6 +183,37 @@ class SparseStacked(Stacked):
         return out
 
 
+class DenseRenorm(DenseScatter):
+    """As DenseScatter, but what divides the weights is their sum over all experts."""
+
+    def run(self, x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        full = torch.zeros(x.shape[0], self.num_experts, dtype=x.dtype, device=x.device).scatter(1, ids, weights)
+        full = full / full.sum(dim=-1, keepdim=True)
+        out = torch.zeros_like(x)
+        for i, expert in enumerate(self.experts):
+            out = out + expert(x) * full[:, i : i + 1]
+        return out
+
+
+class DenseEinsum(Stacked):
+    """Every expert on every token, in one product each with the stacked parameters."""
+
+    def run(self, x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        full = torch.zeros(x.shape[0], self.num_experts, dtype=x.dtype, device=x.device).scatter(1, ids, weights)
+        h = F.silu(torch.einsum("th,eih->tei", x, self.w1)) * torch.einsum("th,eih->tei", x, self.w3)
+        return (torch.einsum("tei,ehi->teh", h, self.w2) * full.unsqueeze(-1)).sum(1)
+
+
+class DenseBmm(Stacked):
+    """As DenseEinsum, experts first."""
+
+    def run(self, x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        full = torch.zeros(x.shape[0], self.num_experts, dtype=x.dtype, device=x.device).scatter(1, ids, weights)
+        rows = x.unsqueeze(0).expand(self.num_experts, -1, -1)
+        h = F.silu(torch.bmm(rows, self.w1.transpose(1, 2))) * torch.bmm(rows, self.w3.transpose(1, 2))
+        return (torch.bmm(h, self.w2.transpose(1, 2)) * full.t().unsqueeze(-1)).sum(0)
+
+
 STYLES = {
     "dense_mask": DenseMask,
     "dense_scatter": DenseScatter,
@@ -193,6 +224,9 @@ STYLES = {
     "sparse_nonzero": SparseNonzero,
     "dense_stacked": DenseStacked,
     "sparse_stacked": SparseStacked,
+    "dense_renorm": DenseRenorm,
+    "dense_einsum": DenseEinsum,
+    "dense_bmm": DenseBmm,
 }
 
 # A trace would bake the branch of the one, and the size of the other's indexed assignment.

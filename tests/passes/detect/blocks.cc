@@ -101,11 +101,17 @@ torch::jit::Module MakeBlock(const std::string& source) {
   block.register_parameter("gate", at::zeros({kExperts, kHidden}), false);
   block.register_parameter("gate_up", at::zeros({kExperts, 2 * kWidth, kHidden}), false);
   block.register_parameter("down", at::zeros({kExperts, kHidden, kWidth}), false);
+  block.register_parameter("gate_up_bias", at::zeros({kExperts, 2 * kWidth}), false);
+  block.register_parameter("down_bias", at::zeros({kExperts, kHidden}), false);
+  for (const char* name : {"flat_w1", "flat_w3", "flat_w2"}) {
+    block.register_parameter(name, at::zeros({kExperts * kWidth, kHidden}), false);
+  }
   for (int64_t e = 0; e < kExperts; ++e) {
     const std::string number = std::to_string(e);
     block.register_parameter("w1_" + number, at::zeros({kWidth, kHidden}), false);
     block.register_parameter("w3_" + number, at::zeros({kWidth, kHidden}), false);
     block.register_parameter("w2_" + number, at::zeros({kHidden, kWidth}), false);
+    block.register_parameter("b2_" + number, at::zeros({kHidden}), false);
   }
   block.define(source);
   return block;

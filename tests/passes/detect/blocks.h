@@ -27,8 +27,8 @@ std::string DenseExpert();        // every token, times its share
 // Replaces `from`, which must occur, by `to`.
 std::string Replace(std::string text, const std::string& from, const std::string& to);
 
-// A module with the parameters that the sources use: gate [E, H]; gate_up [E, 2I, H], down [E, H, I]; and for each expert #
-// w1_# and w3_# [I, H], w2_# [H, I].
+// A module with the parameters that the sources use: gate [E, H]; gate_up [E, 2I, H], down [E, H, I], and their biases; flat_w1,
+// flat_w2 and flat_w3 [E * I, H]; and for each expert # w1_# and w3_# [I, H], w2_# [H, I], b2_# [H].
 torch::jit::Module MakeBlock(const std::string& source);
 
 // MatchBlocks on a prepared copy of the block's forward.

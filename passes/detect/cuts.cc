@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pairs of ids and weights; a table of weights [T, E], mostly zeros; a mask [T, E] and weights.
+#include "passes/detect/cuts.h"
+
+#include "passes/detect/support.h"
+#include "passes/detect/weights_value.h"
+
+namespace autoep {
+
+using torch::jit::Value;
+
+namespace {
+
+constexpr int kMostMasks = 4;  // a router's mask, and casts of it
+
+class CutFinder {
+ public:
+  CutFinder(const SumCandidate& candidate, const Router& router, const GraphFlow& flow, const ExpertUnits& units,
+            const std::set<int>& steps, const ShapeTable& shapes, const Tokens& seen)
+      : candidate_(candidate), router_(router), flow_(flow), units_(units), steps_(steps), shapes_(shapes), seen_(seen) {}
+
+  std::vector<Cut> Find() {
+    if (router_.ids) {
+      AddPairs();
+    } else {
+      AddTables();
+      AddMasks();
+    }
+    return std::move(cuts_);
+  }
+
+ private:
+  struct Seen {
+    RowShape rows;
+    at::ScalarType dtype;
+  };
+
+  std::optional<Seen> See(const Value* value) const {
+    const auto shape = shapes_.find(value);
+    const auto rows = shape == shapes_.end() ? std::nullopt : ParseRowShape(shape->second.sizes, seen_);
+    if (!rows) return std::nullopt;
+    return Seen{*rows, shape->second.dtype};
+  }
+
+  std::vector<Value*> Weights(const Value* choice) const {
+    return FindWeightsCandidates(candidate_.value, candidate_.step, router_, choice, flow_, units_, steps_);
+  }
+
+  void AddPairs() {
+    const auto ids = See(router_.ids);
+    if (!ids || ids->dtype != at::kLong) return;
+    const int64_t k = std::max<int64_t>(ids->rows.columns, 1);
+    for (Value* value : Weights(router_.ids)) {
+      const auto weights = See(value);
+      if (!weights || !at::isFloatingType(weights->dtype) || std::max<int64_t>(weights->rows.columns, 1) != k) continue;
+      cuts_.push_back({Routing::kPairs, router_.ids, value, ids->rows, weights->rows, ids->dtype, weights->dtype, k, nullptr});
+    }
+  }
+
+  void AddTables() {
+    for (Value* value : Weights(nullptr)) {
+      const auto weights = See(value);
+      if (!weights || !at::isFloatingType(weights->dtype) || weights->rows.columns != router_.num_experts) continue;
+      const auto support = FindSupport(value, candidate_.step + 1, flow_, shapes_);
+      if (!support || support->most > router_.num_experts) continue;
+      cuts_.push_back({Routing::kTable, nullptr, value, {}, weights->rows, at::kLong, weights->dtype, support->most, support->ids});
+    }
+  }
+
+  void AddMasks() {
+    int masks = 0;
+    for (auto step = steps_.rbegin(); step != steps_.rend() && masks < kMostMasks; ++step) {
+      for (Value* value : flow_.NodeAt(*step)->outputs()) {
+        const auto mask = See(value);
+        if (!mask || mask->dtype != at::kBool || mask->rows.columns != router_.num_experts) continue;
+        const auto support = FindSupport(value, candidate_.step + 1, flow_, shapes_);
+        if (!support || support->most > router_.num_experts) continue;
+        ++masks;
+        for (Value* factor : Weights(value)) {
+          const auto weights = See(factor);
+          if (!weights || !at::isFloatingType(weights->dtype)) continue;
+          if (weights->rows.columns > 1 && weights->rows.columns != router_.num_experts) continue;
+          cuts_.push_back({Routing::kMask, value, factor, mask->rows, weights->rows, mask->dtype, weights->dtype, support->most,
+                           support->ids});
+        }
+      }
+    }
+  }
+
+  const SumCandidate& candidate_;
+  const Router& router_;
+  const GraphFlow& flow_;
+  const ExpertUnits& units_;
+  const std::set<int>& steps_;
+  const ShapeTable& shapes_;
+  const Tokens seen_;
+  std::vector<Cut> cuts_;
+};
+
+}  // namespace
+
+std::vector<Cut> FindCuts(const SumCandidate& candidate, const Router& router, const GraphFlow& flow, const ExpertUnits& units,
+                          const std::set<int>& steps, const ShapeTable& shapes, const Tokens& seen) {
+  return CutFinder(candidate, router, flow, units, steps, shapes, seen).Find();
+}
+
+}  // namespace autoep

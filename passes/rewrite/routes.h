@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Routes: the ids and weights [T, k] that the EP ops take, made from what a block's router hands over.
+#pragma once
+
+#include <torch/csrc/jit/ir/ir.h>
+
+#include "passes/detect/match.h"
+
+namespace autoep {
+
+struct Routes {
+  torch::jit::Value* ids = nullptr;      // [T, k], in [0, num_experts)
+  torch::jit::Value* weights = nullptr;  // [T, k]
+  torch::jit::Value* identity = nullptr; // [T, 1], the weight of the token itself; null without identity experts
+};
+
+// `value` as [rows, columns].
+torch::jit::Value* AsColumns(torch::jit::Graph& graph, torch::jit::Value* value, int64_t columns);
+
+// Inserts at the graph's insert point:
+//   a table or mask: its k largest entries of each row, where the ids are not known: %_, %ids = aten::topk(aten::abs(%t), k)
+//   weights_scale:   %weights * scale
+//   identity experts: ids past num_experts get weight 0 at one of the others, and their weights are summed apart
+Routes InsertRoutes(torch::jit::Graph& graph, const BlockMatch& match);
+
+}  // namespace autoep
