@@ -119,39 +119,39 @@ LOOP = _of(
 FLAT_LOOP = _of(
     "dbrx-v4-eager-4x64-block",
     activation=(_ACTIVATION, _UNKNOWN),
-    extra_op=(code(r"torch\.squeeze\(w20, 0\)", "torch.mul(torch.squeeze(w20, 0), 2)"), ""),
-    shared_weights=(share("experts.mlp.v1", "experts.mlp.w1"), ""),
+    extra_op=(code(r"torch\.squeeze\(w20, 0\)", "torch.mul(torch.squeeze(w20, 0), 2)"), "baked: the graph holds 7 of the router's 8 experts"),
+    shared_weights=(share("experts.mlp.v1", "experts.mlp.w1"), _TWICE),
     top_k_of_the_input=(code(r"torch\.topk\(weights, 3\)", "torch.topk(weights, torch.size(x, 1))"), _TOP_K),
-    missing_expert=(code(r"torch\.squeeze\(w13, 0\)", "torch.squeeze(w12, 0)"), ""),
+    missing_expert=(code(r"torch\.squeeze\(w13, 0\)", "torch.squeeze(w12, 0)"), "baked: the graph holds 7 of the router's 8 experts"),
 )
 
 SORTED_SLICES = _of(
     "deepseek_v2-v4-eager-4x64-block",
     activation=(_ACTIVATION, _UNKNOWN),
-    extra_op=(code(r"torch\.cat\((_34)\)", r"torch.mul(torch.cat(\1), torch.cat(\1))"), ""),
-    shared_weights=(share("experts.3.up_proj.weight", "experts.2.up_proj.weight"), ""),
+    extra_op=(code(r"torch\.cat\((_34)\)", r"torch.mul(torch.cat(\1), torch.cat(\1))"), _OWN),
+    shared_weights=(share("experts.3.up_proj.weight", "experts.2.up_proj.weight"), _TWICE),
     top_k_of_the_input=(code(r"torch\.topk\((\w+), 3, ", r"torch.topk(\1, torch.size(\1, 0), "), _TOP_K),
-    missing_expert=(code(r"_29, _31, _33", "_29, _31, torch.mul(_33, 0)"), ""),
-    two_experts_exchanged=(code(r"= _3\.forward\(input2\)", "= _4.forward(input2)"), ""),
+    missing_expert=(code(r"_29, _31, _33", "_29, _31, torch.mul(_33, 0)"), _OWN),
+    two_experts_exchanged=(code(r"= _3\.forward\(input2\)", "= _4.forward(input2)"), "holds 7"),
 )
 
 DENSE_BMM = _of(
     "llama4-v5-eager-4x64-block",
-    activation=(code(r"torch\.mul\(up, act_fn\.forward\(input\)\)", "torch.mul(up, torch.mish(input))"), ""),
-    extra_op=(code(r"torch\.bmm\(_1, down_proj\)", "torch.bmm(torch.mul(_1, _1), down_proj)"), ""),
+    activation=(code(r"torch\.mul\(up, act_fn\.forward\(input\)\)", "torch.mul(up, torch.mish(input))"), _UNKNOWN),
+    extra_op=(code(r"torch\.bmm\(_1, down_proj\)", "torch.bmm(torch.mul(_1, _1), down_proj)"), _UNKNOWN),
     top_k_of_the_input=(code(r"torch\.topk\(router_logits, 2, 1\)", "torch.topk(router_logits, torch.size(input, 0), 1)"), _TOP_K),
-    weight_of_every_expert=(code(r"torch\.sigmoid\(input0\)", "torch.sigmoid(torch.clamp(input0, -9.0))"), ""),
-    missing_expert=(code(r"torch\.sum\(_9, \[0\]\)", "torch.sum(torch.slice(_9, 0, 0, 7), [0])"), ""),
-    down_of_the_next_expert=(code(r"torch\.bmm\(_1, down_proj\)", "torch.bmm(_1, torch.roll(down_proj, [1], [0]))"), ""),
+    weight_of_every_expert=(code(r"torch\.sigmoid\(input0\)", "torch.sigmoid(torch.clamp(input0, -9.0))"), "the choices' weights must be one value"),
+    missing_expert=(code(r"torch\.sum\(_9, \[0\]\)", "torch.sum(torch.slice(_9, 0, 0, 7), [0])"), _DIFFERS),
+    down_of_the_next_expert=(code(r"torch\.bmm\(_1, down_proj\)", "torch.bmm(_1, torch.roll(down_proj, [1], [0]))"), _UNKNOWN),
 )
 
 CAPACITY = _of(
     "switch_transformers-v4-eager-4x64-block",
     activation=(code(r"torch\.relu\(", "torch.celu("), ""),
-    extra_op=(code(r"(expert_2\.forward\(\w+\))", r"torch.mul(\1, 2)"), ""),
-    shared_weights=(share("experts.expert_3.wi.weight", "experts.expert_2.wi.weight"), ""),
-    missing_expert=(drop_expert(3, r"torch\.index_put_\((next_states2), \w+, \w+\)", r"\1"), ""),
-    one_expert_twice=(code(r"torch\.select\((_\d+), 2, 5\)", r"torch.select(\1, 2, 4)"), ""),
+    extra_op=(code(r"(expert_2\.forward\(\w+\))", r"torch.mul(\1, 2)"), "all experts must have the same shape, activation and biases"),
+    shared_weights=(share("experts.expert_3.wi.weight", "experts.expert_2.wi.weight"), _TWICE),
+    missing_expert=(drop_expert(3, r"torch\.index_put_\((next_states2), \w+, \w+\)", r"\1"), "baked: the graph holds 7 of the router's 8 experts"),
+    one_expert_twice=(code(r"torch\.select\((_\d+), 2, 5\)", r"torch.select(\1, 2, 4)"), "the choices' weights must be one value"),
 )
 
 ALL = GROUPED + BATCHED + LOOP + FLAT_LOOP + SORTED_SLICES + DENSE_BMM + CAPACITY
