@@ -41,9 +41,10 @@ def test_answers_equal_the_eager_model_or_the_file_is_refused(case, models, conv
             compare.check_outputs(found, load_file(models.outputs(case.model, shape)), f"{case} rank {rank} {shape}")
 
 
-@pytest.mark.parametrize("name", cases.FAMILIES)
+@pytest.mark.parametrize("name", families.families())
 def test_the_family_is_known_by_its_name(name, conversions):
     """The block's class says the family, and the family's facts hold."""
-    case = cases.Case(f"{name}-{families.chief_forms(name)[0]}", 2)
+    names = [f"{name}-{form}" for form in families.chief_forms(name)]
+    case = cases.Case(next(model for model in names if model not in cases.REFUSED_FAMILIES), 2)
     layers = manifest.read(conversions[case])["layers"]
     assert [layer["family"] for layer in layers] == [name]

@@ -39,7 +39,7 @@ def check(model: str, models, conversions, folder: Path) -> None:
         assert layers_of(folder / "out") == layers_of(conversions[case])
 
 
-_CHIEF = [f"{name}-{families.chief_forms(name)[0]}" for name in cases.FAMILIES]
+_CHIEF = [f"{name}-{families.chief_forms(name)[0]}" for name in families.families()]
 
 
 @pytest.mark.parametrize("model", _CHIEF)
