@@ -64,6 +64,13 @@ inline constexpr char kRoute[] =
     "float group_fill, int top_k, bool sorted, bool weigh_choice, ScalarType? weight_dtype, str renorm, float renorm_min, "
     "float scale, ScalarType? dtype, str layer, int abi) -> (Tensor weights, Tensor ids)";
 
+// dispatch, experts and combine of one rank that holds every expert, as one op: nothing in between is given away, so nothing need
+// be kept. Arguments as theirs; placement [E, 1, 2] with rank 0 throughout. The sum is given in `dtype`.
+inline constexpr char kMoe[] =
+    "moe(Tensor x, Tensor ids, Tensor? weights, Tensor? scale, Tensor placement, Tensor gate_up, Tensor down, "
+    "Tensor? gate_up_bias, Tensor? down_bias, str activation, float[] activation_args, ScalarType dtype, str layer, int abi) -> "
+    "Tensor";
+
 // Marks where a source model's routing is decided, so that a run can be compared route by route (ops/recorder.h). Returns a
 // copy of ids; `weights` is only seen. Put into instrumented copies of source models, never into a converted one.
 inline constexpr char kRecordRoutes[] = "record_routes(Tensor ids, Tensor weights, str layer) -> Tensor";

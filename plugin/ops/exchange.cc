@@ -55,13 +55,17 @@ void CheckTable(const at::Tensor& placement, int64_t ep_size, const std::string&
 
 }  // namespace
 
-at::Tensor SlotNumbers(const at::Tensor& placement, int64_t ep_size, const at::Device& device, const std::string& layer) {
+void CheckPlacement(const at::Tensor& placement, int64_t ep_size, const std::string& layer) {
   CheckInt64(placement, 3, "placement", layer);
   AUTOEP_CHECK(placement.size(1) == 1 && placement.size(2) == 2, layer, "placement is ", placement.sizes(),
                ", and [experts, 1, 2] is expected");
   AUTOEP_CHECK(ep_size >= 1 && placement.size(0) >= 1 && placement.size(0) % ep_size == 0, layer, "placement has ",
                placement.size(0), " experts, which ", ep_size, " ranks cannot hold in equal numbers");
   if (placement.is_cpu()) CheckTable(placement, ep_size, layer);
+}
+
+at::Tensor SlotNumbers(const at::Tensor& placement, int64_t ep_size, const at::Device& device, const std::string& layer) {
+  CheckPlacement(placement, ep_size, layer);
   const int64_t slots = placement.size(0) / ep_size;
   const at::Tensor table = placement.to(device).select(1, 0);
   return table.select(1, 0).mul(slots).add(table.select(1, 1));

@@ -13,7 +13,10 @@
 
 namespace autoep::ops {
 
-// Slot number (rank * S + slot) of each expert: [E] int64 on `device`. On the CPU checks the placement.
+// placement is [E, 1, 2] int64 for this number of ranks; on the CPU, also that its entries are a placement.
+void CheckPlacement(const at::Tensor& placement, int64_t ep_size, const std::string& layer);
+
+// Slot number (rank * S + slot) of each expert: [E] int64 on `device`. Checks the placement.
 at::Tensor SlotNumbers(const at::Tensor& placement, int64_t ep_size, const at::Device& device, const std::string& layer);
 
 // Throws with a sentence that names the layer.

@@ -9,6 +9,7 @@
 #include "plugin/ops/combine/combine.h"
 #include "plugin/ops/dispatch/dispatch.h"
 #include "plugin/ops/experts/experts.h"
+#include "plugin/ops/moe/moe.h"
 
 namespace autoep::ops {
 
@@ -19,6 +20,10 @@ struct Kernels {
   decltype(&cpu::DotRows) dot_rows;
   decltype(&cpu::ForwardExperts) forward_experts;
   decltype(&cpu::BackwardExperts) backward_experts;
+  // Null where moe is put together from the others.
+  decltype(&cuda::MoeRuns) moe_runs;
+  decltype(&cuda::ForwardMoe) forward_moe;
+  decltype(&cuda::BackwardMoe) backward_moe;
 };
 
 // Throws where this library was built without kernels for the device.

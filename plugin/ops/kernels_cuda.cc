@@ -6,8 +6,8 @@ namespace autoep::ops {
 namespace {
 
 [[maybe_unused]] const bool registered = [] {
-  RegisterCudaKernels(
-      {cuda::OrderPairs, cuda::SpreadRows, cuda::SumRows, cuda::DotRows, cuda::ForwardExperts, cuda::BackwardExperts});
+  RegisterCudaKernels({cuda::OrderPairs, cuda::SpreadRows, cuda::SumRows, cuda::DotRows, cuda::ForwardExperts,
+                       cuda::BackwardExperts, cuda::MoeRuns, cuda::ForwardMoe, cuda::BackwardMoe});
   return true;
 }();
 

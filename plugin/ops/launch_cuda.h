@@ -6,6 +6,7 @@
 #include <c10/util/Exception.h>
 
 #include <optional>
+#include <string>
 
 #include "plugin/ops/checks.h"
 #include "plugin/ops/rows_cuda.h"
@@ -30,11 +31,15 @@ inline RowType RowTypeOf(at::ScalarType type) {
 // `tensor` must stay alive until the launch.
 inline Rows RowsOf(const at::Tensor& tensor) { return {tensor.data_ptr(), RowTypeOf(tensor.scalar_type())}; }
 
-// Per-choice factors as the kernels take them; `wide` is the wider of the matrices' dtypes.
-inline at::Tensor Factors(const std::optional<at::Tensor>& values, at::ScalarType wide) {
-  return values ? values->to(AccumulateType(wide)).contiguous() : at::Tensor();
-}
+inline Rows RowsOrNone(const at::Tensor& tensor) { return tensor.defined() ? RowsOf(tensor) : Rows{nullptr, RowType::kFloat}; }
 
-inline const void* DataOrNull(const at::Tensor& tensor) { return tensor.defined() ? tensor.data_ptr() : nullptr; }
+// order: int64 or int32, contiguous.
+inline Order OrderOf(const at::Tensor& order) { return {order.data_ptr(), order.scalar_type() == at::kInt}; }
+
+inline const void* DataOrNull(const std::optional<at::Tensor>& tensor) { return tensor ? tensor->data_ptr() : nullptr; }
+
+// Sorts the pairs of ids [T, k] (contiguous) on the current stream, and throws if an earlier call's ids were wrong.
+void LaunchOrder(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer,
+                 const PairsOut& out);
 
 }  // namespace autoep::ops::cuda

@@ -34,6 +34,53 @@ __device__ T Narrow(S value) {
   }
 }
 
+// W values that are read or written at once.
+template <typename T, int W>
+struct alignas(sizeof(T) * W < 16 ? sizeof(T) * W : 16) Vector {
+  T at[W];
+};
+
+// Reads one of a matrix of any type.
+template <typename S>
+__device__ S ReadAny(const Rows& matrix, int64_t i) {
+  switch (matrix.type) {
+    case RowType::kDouble:
+      return Widen<S>(static_cast<const double*>(matrix.data)[i]);
+    case RowType::kFloat:
+      return Widen<S>(static_cast<const float*>(matrix.data)[i]);
+    case RowType::kHalf:
+      return Widen<S>(static_cast<const __half*>(matrix.data)[i]);
+    default:
+      return Widen<S>(static_cast<const __nv_bfloat16*>(matrix.data)[i]);
+  }
+}
+
+__device__ inline int64_t PositionAt(const Order& order, int64_t pair) {
+  return order.is_short ? static_cast<const int32_t*>(order.data)[pair] : static_cast<const int64_t*>(order.data)[pair];
+}
+
+// How many of Row fill 16 bytes.
+template <typename Row>
+inline constexpr int kVector = 16 / sizeof(Row);
+
+// Rows may be read kVector at a time.
+template <typename Row>
+bool Vectors(int64_t hidden, const void* a, const void* b) {
+  const auto aligned = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
+  return hidden % kVector<Row> == 0 && aligned(a) && aligned(b);
+}
+
+// One block, or several, a row of `pieces`.
+struct RowGrid {
+  dim3 blocks;
+  unsigned threads;
+};
+
+inline RowGrid GridFor(int64_t rows, int64_t pieces) {
+  const unsigned threads = pieces >= kThreads ? kThreads : static_cast<unsigned>((pieces + 31) / 32 * 32);
+  return {dim3(static_cast<unsigned>(rows), static_cast<unsigned>((pieces + threads - 1) / threads)), threads};
+}
+
 // Calls visit.operator()<Row, Other>(); other is row, float or double.
 template <typename Visit>
 void VisitPair(RowType row, RowType other, Visit visit) {

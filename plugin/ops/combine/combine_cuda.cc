@@ -14,10 +14,10 @@ at::Tensor SumRows(const at::Tensor& rows, const std::optional<at::Tensor>& weig
   const c10::cuda::CUDAGuard guard(rows.device());
   const at::Tensor from = rows.contiguous();
   const at::Tensor positions = order.contiguous();
-  const at::Tensor factors = Factors(weights, type);
+  const at::Tensor factors = weights ? weights->contiguous() : at::Tensor();
   at::Tensor out = at::empty({order.size(0), rows.size(1)}, rows.options().dtype(type));
-  SumRows(RowsOf(from), DataOrNull(factors), positions.const_data_ptr<int64_t>(), order.size(0), order.size(1), rows.size(1),
-          RowsOf(out), c10::cuda::getCurrentCUDAStream());
+  SumRows(RowsOf(from), RowsOrNone(factors), OrderOf(positions), order.size(0), order.size(1), rows.size(1), RowsOf(out),
+          c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }
@@ -28,8 +28,8 @@ at::Tensor DotRows(const at::Tensor& tokens, const at::Tensor& rows, const at::T
   const at::Tensor right = rows.contiguous();
   const at::Tensor positions = order.contiguous();
   at::Tensor out = at::empty(order.sizes(), rows.options().dtype(AccumulateType(tokens.scalar_type())));
-  DotRows(RowsOf(left), RowsOf(right), positions.const_data_ptr<int64_t>(), order.numel(), order.size(1), rows.size(1),
-          out.data_ptr(), c10::cuda::getCurrentCUDAStream());
+  DotRows(RowsOf(left), RowsOf(right), OrderOf(positions), order.numel(), order.size(1), rows.size(1), out.data_ptr(),
+          c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }

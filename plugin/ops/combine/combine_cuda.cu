@@ -1,56 +1,106 @@
 // SPDX-License-Identifier: Apache-2.0
-// combine on CUDA: one block a token, its choices added in order; no atomics, so the sum is the same every time.
+// combine on CUDA: each thread adds its columns of a token's choices, in order; no atomics, so the sum is the same every time.
 #include "plugin/ops/rows_cuda.cuh"
 
 namespace autoep::ops::cuda {
 namespace {
 
-template <typename From, typename To>
-__global__ void Combine(const From* from, const Sum<To>* factors, const int64_t* order, int64_t choices, int64_t hidden, To* to) {
+// kChoices 0: as many as `choices` says.
+template <typename From, typename To, int W, int kChoices>
+__global__ void Combine(const From* from, Rows factors, Order order, int64_t choices, int64_t hidden, To* to) {
+  using S = std::conditional_t<std::is_same_v<From, double>, double, Sum<To>>;
   const int64_t token = blockIdx.x;
-  for (int64_t i = threadIdx.x; i < hidden; i += kThreads) {
-    Sum<To> sum = 0;
-    for (int64_t pair = token * choices; pair < (token + 1) * choices; ++pair) {
-      const Sum<To> factor = factors == nullptr ? Sum<To>{1} : factors[pair];
-      sum += factor * Widen<Sum<To>>(from[order[pair] * hidden + i]);
-    }
-    to[token * hidden + i] = Narrow<To>(sum);
+  const int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * W;
+  if (column >= hidden) return;
+  S sum[W] = {};
+  const auto add = [&](const Vector<From, W>& row, int64_t pair) {
+    const S factor = factors.data == nullptr ? S{1} : ReadAny<S>(factors, pair);
+#pragma unroll
+    for (int i = 0; i < W; ++i) sum[i] += factor * Widen<S>(row.at[i]);
+  };
+  const auto row_of = [&](int64_t pair) {
+    return *reinterpret_cast<const Vector<From, W>*>(from + PositionAt(order, pair) * hidden + column);
+  };
+  if constexpr (kChoices > 0) {
+    Vector<From, W> rows[kChoices];
+#pragma unroll
+    for (int j = 0; j < kChoices; ++j) rows[j] = row_of(token * kChoices + j);
+#pragma unroll
+    for (int j = 0; j < kChoices; ++j) add(rows[j], token * kChoices + j);
+  } else {
+    for (int64_t pair = token * choices; pair < (token + 1) * choices; ++pair) add(row_of(pair), pair);
   }
+  Vector<To, W> out;
+#pragma unroll
+  for (int i = 0; i < W; ++i) out.at[i] = Narrow<To>(sum[i]);
+  *reinterpret_cast<Vector<To, W>*>(to + token * hidden + column) = out;
 }
 
-template <typename Row, typename Token>
-__global__ void Dot(const Token* tokens, const Row* rows, const int64_t* order, int64_t choices, int64_t hidden, Sum<Token>* to) {
-  __shared__ Sum<Token> partial[kThreads];
-  const int64_t pair = blockIdx.x;
+// A warp a pair.
+template <typename Row, typename Token, int W>
+__global__ void Dot(const Token* tokens, const Row* rows, Order order, int64_t pairs, int64_t choices, int64_t hidden,
+                    Sum<Token>* to) {
+  const int64_t pair = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
+  if (pair >= pairs) return;
   const Token* token = tokens + pair / choices * hidden;
-  const Row* row = rows + order[pair] * hidden;
+  const Row* row = rows + PositionAt(order, pair) * hidden;
   Sum<Token> sum = 0;
-  for (int64_t i = threadIdx.x; i < hidden; i += kThreads) sum += Widen<Sum<Token>>(token[i]) * Widen<Sum<Token>>(row[i]);
-  partial[threadIdx.x] = sum;
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+  for (int64_t column = threadIdx.x % 32 * W; column < hidden; column += 32 * W) {
+    const auto left = *reinterpret_cast<const Vector<Token, W>*>(token + column);
+    const auto right = *reinterpret_cast<const Vector<Row, W>*>(row + column);
+#pragma unroll
+    for (int i = 0; i < W; ++i) sum += Widen<Sum<Token>>(left.at[i]) * Widen<Sum<Token>>(right.at[i]);
   }
-  if (threadIdx.x == 0) to[pair] = partial[0];
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  if (threadIdx.x % 32 == 0) to[pair] = sum;
+}
+
+template <typename From, typename To, int W>
+void LaunchCombine(Rows from, Rows factors, Order order, int64_t tokens, int64_t choices, int64_t hidden, Rows to,
+                   cudaStream_t stream) {
+  const RowGrid grid = GridFor(tokens, hidden / W);
+  const auto launch = [&]<int kChoices>() {
+    Combine<From, To, W, kChoices><<<grid.blocks, grid.threads, 0, stream>>>(static_cast<const From*>(from.data), factors, order,
+                                                                             choices, hidden, static_cast<To*>(to.data));
+  };
+  if (W > 1 && choices == 8) {
+    launch.template operator()<8>();
+  } else if (W > 1 && choices == 4) {
+    launch.template operator()<4>();
+  } else if (W > 1 && choices == 2) {
+    launch.template operator()<2>();
+  } else {
+    launch.template operator()<0>();
+  }
 }
 
 }  // namespace
 
-void SumRows(Rows from, const void* factors, const int64_t* order, int64_t tokens, int64_t choices, int64_t hidden, Rows to,
-             cudaStream_t stream) {
-  if (tokens == 0) return;
+void SumRows(Rows from, Rows factors, Order order, int64_t tokens, int64_t choices, int64_t hidden, Rows to, cudaStream_t stream) {
+  if (tokens == 0 || hidden == 0) return;
   VisitPair(from.type, to.type, [&]<typename From, typename To>() {
-    Combine<<<tokens, kThreads, 0, stream>>>(static_cast<const From*>(from.data), static_cast<const Sum<To>*>(factors), order,
-                                             choices, hidden, static_cast<To*>(to.data));
+    if (Vectors<From>(hidden, from.data, to.data)) {
+      LaunchCombine<From, To, kVector<From>>(from, factors, order, tokens, choices, hidden, to, stream);
+    } else {
+      LaunchCombine<From, To, 1>(from, factors, order, tokens, choices, hidden, to, stream);
+    }
   });
 }
 
-void DotRows(Rows tokens, Rows rows, const int64_t* order, int64_t pairs, int64_t choices, int64_t hidden, void* to,
-             cudaStream_t stream) {
+void DotRows(Rows tokens, Rows rows, Order order, int64_t pairs, int64_t choices, int64_t hidden, void* to, cudaStream_t stream) {
   if (pairs == 0) return;
+  const int64_t blocks = (pairs * 32 + kThreads - 1) / kThreads;
   VisitPair(rows.type, tokens.type, [&]<typename Row, typename Token>() {
-    Dot<<<pairs, kThreads, 0, stream>>>(static_cast<const Token*>(tokens.data), static_cast<const Row*>(rows.data), order, choices,
-                                        hidden, static_cast<Sum<Token>*>(to));
+    const auto launch = [&]<int W>() {
+      Dot<Row, Token, W><<<blocks, kThreads, 0, stream>>>(static_cast<const Token*>(tokens.data),
+                                                          static_cast<const Row*>(rows.data), order, pairs, choices, hidden,
+                                                          static_cast<Sum<Token>*>(to));
+    };
+    if (Vectors<Row>(hidden, tokens.data, rows.data)) {
+      launch.template operator()<kVector<Row>>();
+    } else {
+      launch.template operator()<1>();
+    }
   });
 }
 

@@ -45,24 +45,23 @@ DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalT
   CheckDispatch(x, ids, scale, layer, abi);
   if (Recorder::Active()) Recorder::Add({RecordedCall::Op::kDispatch, layer, ids.clone(), {}, ids.numel()});
   const Kernels& kernels = KernelsFor(x.device());
-  const at::Tensor slots = SlotNumbers(placement, ep_size, x.device(), layer);
-  const int64_t num_experts = slots.size(0);
-  PairOrder pairs = kernels.order_pairs(ids.contiguous(), slots);
+  CheckPlacement(placement, ep_size, layer);
+  const int64_t num_experts = placement.size(0);
+  PairOrder pairs = kernels.order_pairs(ids.contiguous(), placement, ep_size, layer);
   std::optional<std::string> failure;
   if (pairs.bad_id)
     failure = c10::str("ids holds ", *pairs.bad_id, ", and there are ", num_experts, " experts, 0 to ", num_experts - 1);
   if (ep_size == 1) {
     AUTOEP_CHECK(!failure, layer, *failure);
     at::Tensor rows = kernels.spread_rows(x, scale, pairs.order, x.scalar_type());
-    return {rows, GroupEnds(pairs.by_slot, x.device()), pairs.by_slot.index_select(0, slots), pairs.order,
-            pairs.by_slot.unsqueeze(0)};
+    return {rows, pairs.ends, pairs.counts, pairs.order, pairs.by_slot.unsqueeze(0)};
   }
   const comm::CommunicatorPtr communicator = Resolve(group, ep_size, layer);
   const at::Tensor sent = pairs.by_slot.view({ep_size, -1});
   const at::Tensor received = ExchangeCounts(*communicator, sent, Signature(x, num_experts, layer), failure, layer);
   const at::Tensor send = kernels.spread_rows(x, scale, pairs.order, x.scalar_type());
   const at::Tensor rows = Exchange(communicator, sent.cpu(), received).Deliver(send);
-  return {rows, GroupEnds(received.sum(0), x.device()), pairs.by_slot.index_select(0, slots).cpu(), pairs.order, received};
+  return {rows, GroupEnds(received.sum(0), x.device()), pairs.counts.cpu(), pairs.order, received};
 }
 
 // The rows' gradients come home; a token's is their sum, each times its scale.

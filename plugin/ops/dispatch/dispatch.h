@@ -8,19 +8,23 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 namespace autoep::ops {
 
 struct PairOrder {
   at::Tensor order;    // [T, k] int64: position of each pair when sorted by slot number; stable
   at::Tensor by_slot;  // [E] int64: pairs of each slot number
-  // An id outside [0, E), where the device reports it; the rest is then undefined. CUDA stops the kernel instead.
+  at::Tensor counts;   // [E] int64: pairs of each expert
+  at::Tensor ends;     // [E] int32: sums of by_slot up to each slot number
+  // An id outside [0, E), where the device can say so at once; the rest is then undefined. CUDA takes such an id for 0, and the
+  // next call on the host throws (fault_cuda.h).
   std::optional<int64_t> bad_id;
 };
 
 namespace cpu {
-// ids [T, k] int64, contiguous; slots [E] int64: slot number of each expert.
-PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots);
+// ids [T, k] int64, contiguous; placement as dispatch has it.
+PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer);
 
 // Returns out [T*k, H] of dtype `type` with out[order[t, j]] = source[t] * scale[t, j]. source's dtype is `type` or wider.
 at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
@@ -28,7 +32,7 @@ at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>&
 }  // namespace cpu
 
 namespace cuda {
-PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots);
+PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer);
 at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
                       at::ScalarType type);
 }  // namespace cuda

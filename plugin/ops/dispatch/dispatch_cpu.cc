@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // dispatch on the CPU: a stable counting sort over slot numbers, and rows written straight to their sorted places.
 #include <ATen/Parallel.h>
+#include <ATen/ops/cumsum.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
@@ -11,6 +12,7 @@
 
 #include "plugin/ops/checks.h"
 #include "plugin/ops/dispatch/dispatch.h"
+#include "plugin/ops/exchange.h"
 #include "plugin/ops/visit_dtype.h"
 
 namespace autoep::ops::cpu {
@@ -87,13 +89,16 @@ class CountingSort {
 
 }  // namespace
 
-PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots) {
-  PairOrder pairs{at::empty_like(ids), at::zeros_like(slots), std::nullopt};
+PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer) {
+  const at::Tensor slots = SlotNumbers(placement, ep_size, at::kCPU, layer);
+  PairOrder pairs{at::empty_like(ids), at::zeros_like(slots), {}, {}, std::nullopt};
   CountingSort sort(ids, slots);
   pairs.bad_id = sort.Count();
   if (pairs.bad_id) return pairs;
   sort.Accumulate(pairs.by_slot.mutable_data_ptr<int64_t>());
   sort.Place(pairs.order.mutable_data_ptr<int64_t>());
+  pairs.counts = pairs.by_slot.index_select(0, slots);
+  pairs.ends = at::cumsum(pairs.by_slot, 0, at::kInt);
   return pairs;
 }
 

@@ -11,16 +11,18 @@
 
 namespace autoep::ops::cuda {
 
-PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& slots) {
+PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer) {
   const c10::cuda::CUDAGuard guard(ids.device());
-  const int64_t pairs = ids.numel();
-  const int64_t experts = slots.numel();
-  PairOrder result{at::empty_like(ids), at::empty_like(slots), std::nullopt};
-  const at::Tensor scratch = at::empty({OrderScratch(pairs, experts)}, slots.options());
-  OrderPairs(ids.const_data_ptr<int64_t>(), slots.const_data_ptr<int64_t>(), pairs, experts, scratch.mutable_data_ptr<int64_t>(),
-             result.order.mutable_data_ptr<int64_t>(), result.by_slot.mutable_data_ptr<int64_t>(),
-             c10::cuda::getCurrentCUDAStream());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  const at::TensorOptions options = ids.options();
+  const int64_t experts = placement.size(0);
+  PairOrder result{at::empty_like(ids), at::empty({experts}, options), at::empty({experts}, options),
+                   at::empty({experts}, options.dtype(at::kInt)), std::nullopt};
+  PairsOut out{};
+  out.order = result.order.mutable_data_ptr<int64_t>();
+  out.by_slot = result.by_slot.mutable_data_ptr<int64_t>();
+  out.counts = result.counts.mutable_data_ptr<int64_t>();
+  out.ends = result.ends.mutable_data_ptr<int32_t>();
+  LaunchOrder(ids, placement, ep_size, layer, out);
   return result;
 }
 
@@ -28,10 +30,11 @@ at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>&
                       at::ScalarType type) {
   const c10::cuda::CUDAGuard guard(source.device());
   const at::Tensor from = source.contiguous();
-  const at::Tensor factors = Factors(scale, source.scalar_type());
+  const at::Tensor positions = order.contiguous();
+  const at::Tensor factors = scale ? scale->contiguous() : at::Tensor();
   at::Tensor out = at::empty({order.numel(), source.size(1)}, source.options().dtype(type));
-  SpreadRows(RowsOf(from), DataOrNull(factors), order.const_data_ptr<int64_t>(), order.numel(), order.size(1), source.size(1),
-             RowsOf(out), c10::cuda::getCurrentCUDAStream());
+  SpreadRows(RowsOf(from), RowsOrNone(factors), OrderOf(positions), order.size(0), order.size(1), source.size(1), RowsOf(out),
+             c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }

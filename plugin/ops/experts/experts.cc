@@ -53,18 +53,16 @@ void CheckAttached(const at::Tensor& weight, const std::string& layer) {
                "which put this rank's experts in place");
 }
 
-ExpertsCall CheckExperts(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& gate_up, const at::Tensor& down,
-                         const OptionalTensor& gate_up_bias, const OptionalTensor& down_bias, const std::string& activation,
-                         at::ArrayRef<double> args, const std::string& layer) {
+}  // namespace
+
+ExpertsCall CheckedExperts(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down,
+                           const OptionalTensor& gate_up_bias, const OptionalTensor& down_bias, const std::string& activation,
+                           at::ArrayRef<double> args, const std::string& layer) {
   CheckAttached(gate_up, layer);
   CheckAttached(down, layer);
   CheckFloat(rows, 2, "rows", layer);
   CheckFloat(gate_up, 3, "gate_up", layer);
   CheckFloat(down, 3, "down", layer);
-  AUTOEP_CHECK(offsets.scalar_type() == at::kInt && offsets.dim() == 1, layer, "offsets must be int32 with one dimension");
-  AUTOEP_CHECK(offsets.size(0) == gate_up.size(0), layer, "the placement gives this rank ", offsets.size(0),
-               " experts, and the shard holds ", gate_up.size(0), ": load the shard of this rank, made for this number of ranks");
-  AUTOEP_CHECK(offsets.device() == rows.device(), layer, "offsets are on ", offsets.device(), ", and the rows on ", rows.device());
   const contract::ActivationSpec spec = FindActivation(activation, args, layer);
   const int64_t experts = gate_up.size(0);
   const int64_t inner = down.size(2);
@@ -72,7 +70,7 @@ ExpertsCall CheckExperts(const at::Tensor& rows, const at::Tensor& offsets, cons
   CheckWeight(gate_up, {experts, up, rows.size(1)}, rows, spec.gated ? "gate_up" : "up", layer);
   CheckWeight(down, {experts, rows.size(1), inner}, rows, "down", layer);
   ExpertsCall call{rows.contiguous(),
-                   offsets.contiguous(),
+                   at::Tensor(),
                    gate_up.contiguous(),
                    down.contiguous(),
                    CheckedBias(gate_up_bias, {experts, up}, rows, "gate_up_bias", layer),
@@ -82,6 +80,20 @@ ExpertsCall CheckExperts(const at::Tensor& rows, const at::Tensor& offsets, cons
     call.alpha = args[0];
     call.limit = args[1];
   }
+  return call;
+}
+
+namespace {
+
+ExpertsCall CheckExperts(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& gate_up, const at::Tensor& down,
+                         const OptionalTensor& gate_up_bias, const OptionalTensor& down_bias, const std::string& activation,
+                         at::ArrayRef<double> args, const std::string& layer) {
+  ExpertsCall call = CheckedExperts(rows, gate_up, down, gate_up_bias, down_bias, activation, args, layer);
+  AUTOEP_CHECK(offsets.scalar_type() == at::kInt && offsets.dim() == 1, layer, "offsets must be int32 with one dimension");
+  AUTOEP_CHECK(offsets.size(0) == gate_up.size(0), layer, "the placement gives this rank ", offsets.size(0),
+               " experts, and the shard holds ", gate_up.size(0), ": load the shard of this rank, made for this number of ranks");
+  AUTOEP_CHECK(offsets.device() == rows.device(), layer, "offsets are on ", offsets.device(), ", and the rows on ", rows.device());
+  call.offsets = offsets.contiguous();
   return call;
 }
 

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <optional>
+#include <string>
 
 #include "plugin/contract/activation.h"
 
@@ -23,6 +24,11 @@ struct ExpertsCall {
   double alpha = 1;  // clamped_swiglu only
   double limit = 0;
 };
+
+// A call without its offsets, checked; throws with sentences that name the layer.
+ExpertsCall CheckedExperts(const at::Tensor& rows, const at::Tensor& gate_up, const at::Tensor& down,
+                           const std::optional<at::Tensor>& gate_up_bias, const std::optional<at::Tensor>& down_bias,
+                           const std::string& activation, at::ArrayRef<double> args, const std::string& layer);
 
 // Undefined where not wanted.
 struct ExpertsGrads {

@@ -1,33 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// experts on CUDA, from torch's own parts. bf16 of aligned sizes takes torch's grouped GEMM and never waits for the host; all
-// else is one GEMM an expert, whose row counts the host must read.
+// experts on CUDA. bf16 and fp16 on Hopper have kernels of their own; else bf16 of aligned sizes takes torch's grouped GEMM.
+// Neither waits for the host. All else is one GEMM an expert, whose row counts the host must read.
 #include <ATen/ops/_grouped_mm.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/clamp.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/gelu.h>
-#include <ATen/ops/gelu_backward.h>
-#include <ATen/ops/index_add.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/relu.h>
-#include <ATen/ops/searchsorted.h>
-#include <ATen/ops/sigmoid.h>
-#include <ATen/ops/silu.h>
-#include <ATen/ops/silu_backward.h>
-#include <ATen/ops/threshold_backward.h>
 #include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <vector>
 
 #include "plugin/ops/experts/experts.h"
+#include "plugin/ops/experts/hopper_cuda.h"
+#include "plugin/ops/launch_cuda.h"
 
 namespace autoep::ops::cuda {
 namespace {
-
-using contract::Activation;
 
 constexpr int64_t kGroupedAlignment = 8;  // elements: 16 bytes of bf16
 
@@ -94,97 +83,37 @@ class Gemms {
   std::vector<int64_t> ends_;
 };
 
-// [R] int64: the expert of each row.
-at::Tensor ExpertOfRow(const ExpertsCall& call) {
-  const at::Tensor rows = at::arange(call.rows.size(0), call.offsets.options());
-  return at::searchsorted(call.offsets, rows, /*out_int32=*/false, /*right=*/true);
+// hidden [R, 2I or I] gets its bias; returns [R, I].
+at::Tensor Activated(const ExpertsCall& call, const at::Tensor& hidden, const std::optional<at::Tensor>& bias) {
+  at::Tensor out = at::empty({hidden.size(0), call.down.size(2)}, hidden.options());
+  ActivateRows(ActivationOf(call), RowsOf(hidden), DataOrNull(bias), call.offsets.const_data_ptr<int32_t>(), call.offsets.size(0),
+               hidden.size(0), out.size(1), out.data_ptr(), c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+at::Tensor ActivatedBackward(const ExpertsCall& call, const at::Tensor& hidden, const at::Tensor& grad) {
+  at::Tensor out = at::empty(hidden.sizes(), hidden.options());
+  ActivateRowsBackward(ActivationOf(call), RowsOf(hidden), grad.data_ptr(), hidden.size(0), grad.size(1), out.data_ptr(), nullptr,
+                       c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
 }
 
 at::Tensor WithBias(const ExpertsCall& call, at::Tensor rows, const std::optional<at::Tensor>& bias) {
-  return bias ? rows.add_(bias->index_select(0, ExpertOfRow(call))) : rows;
+  if (!bias) return rows;
+  AddBias(RowsOf(rows), bias->data_ptr(), call.offsets.const_data_ptr<int32_t>(), call.offsets.size(0), rows.size(0), rows.size(1),
+          c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return rows;
 }
 
 at::Tensor BiasGrad(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& bias) {
-  const at::Tensor sums =
-      at::zeros(bias.sizes(), bias.options().dtype(grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
-  return at::index_add(sums, 0, ExpertOfRow(call), grad.to(sums.scalar_type())).to(bias.scalar_type());
-}
-
-at::Tensor Swish(const at::Tensor& x, double alpha) { return x.mul(at::sigmoid(x.mul(alpha))); }
-
-at::Tensor Activate(const ExpertsCall& call, const at::Tensor& x) {
-  switch (call.activation.kind) {
-    case Activation::kSilu:
-      return at::silu(x);
-    case Activation::kGelu:
-      return at::gelu(x);
-    case Activation::kGeluTanh:
-      return at::gelu(x, "tanh");
-    case Activation::kRelu:
-      return at::relu(x);
-    case Activation::kReluSquared:
-      return at::relu(x).square();
-    case Activation::kClampedSwiglu:
-      return Swish(x, call.alpha);
-  }
-  TORCH_CHECK(false, "autoep: an activation without a CUDA kernel");
-}
-
-at::Tensor ActivateBackward(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& x) {
-  switch (call.activation.kind) {
-    case Activation::kSilu:
-      return at::silu_backward(grad, x);
-    case Activation::kGelu:
-      return at::gelu_backward(grad, x);
-    case Activation::kGeluTanh:
-      return at::gelu_backward(grad, x, "tanh");
-    case Activation::kRelu:
-      return at::threshold_backward(grad, x, 0);
-    case Activation::kReluSquared:
-      return grad.mul(at::relu(x)).mul(2);
-    case Activation::kClampedSwiglu: {
-      const at::Tensor s = at::sigmoid(x.mul(call.alpha));
-      return grad.mul(s.add(x.mul(s).mul(s.neg().add(1)).mul(call.alpha)));
-    }
-  }
-  TORCH_CHECK(false, "autoep: an activation without a CUDA kernel");
-}
-
-// The two halves of hidden as the activation takes them.
-struct GateUp {
-  at::Tensor gate, up;
-};
-
-GateUp Halves(const ExpertsCall& call, const at::Tensor& hidden) {
-  const int64_t inner = hidden.size(1) / 2;
-  GateUp halves{hidden.narrow(1, 0, inner), hidden.narrow(1, inner, inner)};
-  if (call.activation.kind != Activation::kClampedSwiglu) return halves;
-  return {at::clamp(halves.gate, std::nullopt, call.limit), at::clamp(halves.up, -call.limit, call.limit).add(1)};
-}
-
-// A step of its own in 16 bits would round between any two of its ops.
-at::Tensor Widened(const at::Tensor& tensor) { return tensor.element_size() < 4 ? tensor.to(at::kFloat) : tensor; }
-
-at::Tensor Activated(const ExpertsCall& call, const at::Tensor& narrow) {
-  const at::Tensor hidden = Widened(narrow);
-  if (!call.activation.gated) return Activate(call, hidden).to(narrow.scalar_type());
-  const GateUp halves = Halves(call, hidden);
-  return Activate(call, halves.gate).mul(halves.up).to(narrow.scalar_type());
-}
-
-at::Tensor ActivatedBackward(const ExpertsCall& call, const at::Tensor& narrow, const at::Tensor& narrow_grad) {
-  const at::Tensor hidden = Widened(narrow);
-  const at::Tensor grad = Widened(narrow_grad);
-  if (!call.activation.gated) return ActivateBackward(call, grad, hidden).to(narrow.scalar_type());
-  const GateUp halves = Halves(call, hidden);
-  at::Tensor gate = ActivateBackward(call, grad.mul(halves.up), halves.gate);
-  at::Tensor up = grad.mul(Activate(call, halves.gate));
-  if (call.activation.kind == Activation::kClampedSwiglu) {
-    const int64_t inner = hidden.size(1) / 2;
-    gate = gate.mul(hidden.narrow(1, 0, inner).le(call.limit));
-    up = up.mul(hidden.narrow(1, inner, inner).abs().le(call.limit));
-  }
-  return at::cat({gate, up}, 1).to(narrow.scalar_type());
+  at::Tensor out = at::empty(bias.sizes(), bias.options());
+  SumGroups(RowsOf(grad), RowsOrNone({}), nullptr, call.offsets.const_data_ptr<int32_t>(), bias.size(0), bias.size(1),
+            out.data_ptr(), c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
 }
 
 }  // namespace
@@ -194,9 +123,10 @@ ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden) {
   if (call.rows.size(0) == 0) {
     return {at::empty(call.rows.sizes(), call.rows.options()), at::empty({0, call.gate_up.size(1)}, call.rows.options())};
   }
+  if (HopperRuns(call, call.rows.size(0))) return HopperForward(call, nullptr, keep_hidden);
   const Gemms gemms(call);
-  const at::Tensor hidden = WithBias(call, gemms.Linear(call.rows, call.gate_up), call.gate_up_bias);
-  at::Tensor out = WithBias(call, gemms.Linear(Activated(call, hidden), call.down), call.down_bias);
+  const at::Tensor hidden = gemms.Linear(call.rows, call.gate_up);
+  at::Tensor out = WithBias(call, gemms.Linear(Activated(call, hidden, call.gate_up_bias), call.down), call.down_bias);
   return {out, keep_hidden ? hidden : at::Tensor()};
 }
 
@@ -215,7 +145,7 @@ ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, co
   }
   const Gemms gemms(call);
   if (needs[4]) grads.down_bias = BiasGrad(call, grad, *call.down_bias);
-  if (needs[2]) grads.down = gemms.WeightGrad(grad, Activated(call, hidden));
+  if (needs[2]) grads.down = gemms.WeightGrad(grad, Activated(call, hidden, std::nullopt));
   if (!needs[0] && !needs[1] && !needs[3]) return grads;
   const at::Tensor grad_hidden = ActivatedBackward(call, hidden, gemms.LinearBackward(grad, call.down));
   if (needs[3]) grads.gate_up_bias = BiasGrad(call, grad_hidden, *call.gate_up_bias);

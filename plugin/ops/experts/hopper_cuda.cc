@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// Two launches: up with its gated activation, and down.
+#include "plugin/ops/experts/hopper_cuda.h"
+
+#include <ATen/cuda/CUDAContextLight.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <cstdlib>
+#include <string_view>
+
+#include "plugin/ops/grouped/grouped_cuda.h"
+#include "plugin/ops/launch_cuda.h"
+
+namespace autoep::ops::cuda {
+namespace {
+
+bool SwitchedOff() {
+  const char* choice = std::getenv("AUTOEP_EXPERTS");
+  return choice != nullptr && std::string_view(choice) == "torch";
+}
+
+// What both products have in common.
+GroupedProduct Product(const ExpertsCall& call, const at::Tensor& in, const at::Tensor& weight,
+                       const std::optional<at::Tensor>& bias) {
+  GroupedProduct product;
+  product.in = in.const_data_ptr();
+  product.in_rows = in.size(0);
+  product.weight = weight.const_data_ptr();
+  product.bias = DataOrNull(bias);
+  product.slots = weight.size(0);
+  product.depth = weight.size(2);
+  product.type = RowTypeOf(in.scalar_type());
+  return product;
+}
+
+GroupedProduct Up(const ExpertsCall& call, const at::Tensor& in, int64_t rows) {
+  GroupedProduct product = Product(call, in, call.gate_up, call.gate_up_bias);
+  if (call.activation.gated) product.activation = ActivationOf(call);
+  product.columns = call.down.size(2);
+  product.rows = rows;
+  return product;
+}
+
+GroupedProduct Down(const ExpertsCall& call, const at::Tensor& in, int64_t rows) {
+  GroupedProduct product = Product(call, in, call.down, call.down_bias);
+  product.columns = call.down.size(1);
+  product.rows = rows;
+  product.only_in_is_fresh = true;
+  return product;
+}
+
+void Launch(const GroupedProduct& product) {
+  const char* error =
+      LaunchHopper(product, at::cuda::getCurrentDeviceProperties()->multiProcessorCount, c10::cuda::getCurrentCUDAStream());
+  TORCH_CHECK(error == nullptr, "autoep: the experts' kernel did not start: ", error);
+}
+
+}  // namespace
+
+ActivationCall ActivationOf(const ExpertsCall& call) { return {call.activation, call.alpha, call.limit}; }
+
+bool HopperRuns(const ExpertsCall& call, int64_t rows) {
+  const at::ScalarType type = call.rows.scalar_type();
+  if (type != at::kBFloat16 && type != at::kHalf) return false;
+  const cudaDeviceProp* device = at::cuda::getDeviceProperties(call.rows.get_device());
+  return device->major == 9 && device->minor == 0 && HopperCan(Up(call, call.rows, rows)) &&
+         HopperCan(Down(call, call.rows, rows)) && !SwitchedOff();
+}
+
+ExpertsOut HopperForward(const ExpertsCall& call, const at::Tensor* source, bool keep_hidden) {
+  const int64_t rows = source != nullptr ? source->numel() : call.rows.size(0);
+  const at::TensorOptions options = call.rows.options();
+  // Only gated activations are part of the product; another is a pass of its own.
+  const bool gated = call.activation.gated;
+  ExpertsOut result{{}, keep_hidden || !gated ? at::empty({rows, call.gate_up.size(1)}, options) : at::Tensor()};
+  const at::Tensor activated = at::empty({rows, call.down.size(2)}, options);
+  result.out = at::empty({rows, call.down.size(1)}, options);
+  GroupedProduct up = Up(call, call.rows, rows);
+  up.source = source != nullptr ? source->const_data_ptr<int32_t>() : nullptr;
+  up.hidden = gated && keep_hidden ? result.hidden.data_ptr() : nullptr;
+  up.out = gated ? activated.data_ptr() : result.hidden.data_ptr();
+  GroupedProduct down = Down(call, activated, rows);
+  up.ends = down.ends = call.offsets.const_data_ptr<int32_t>();
+  down.out = result.out.data_ptr();
+  Launch(up);
+  if (!gated) {
+    ActivateRows(ActivationOf(call), RowsOf(result.hidden), nullptr, nullptr, 0, rows, activated.size(1), activated.data_ptr(),
+                 c10::cuda::getCurrentCUDAStream());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+  Launch(down);
+  return result;
+}
+
+at::Tensor HopperAcross(const at::Tensor& rows, const at::Tensor& weight, const at::Tensor& ends) {
+  GroupedProduct product;
+  product.in = rows.const_data_ptr();
+  product.in_rows = rows.size(0);
+  product.ends = ends.const_data_ptr<int32_t>();
+  product.weight = weight.const_data_ptr();
+  product.weight_across = true;
+  product.slots = weight.size(0);
+  product.depth = weight.size(1);
+  product.columns = weight.size(2);
+  product.rows = rows.size(0);
+  product.type = RowTypeOf(rows.scalar_type());
+  at::Tensor out = at::empty({product.rows, product.columns}, rows.options());
+  product.out = out.data_ptr();
+  Launch(product);
+  return out;
+}
+
+}  // namespace autoep::ops::cuda

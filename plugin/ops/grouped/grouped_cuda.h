@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// One matrix product an expert on Hopper: rows grouped by slot, each group times its slot's weight, with bias and activation
+// applied before anything is written. Raw device pointers, no LibTorch. The host never learns the groups' sizes.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "plugin/ops/experts/activation_cuda.h"
+
+namespace autoep::ops::cuda {
+
+// out[r] = act(weight[slot of r] x in[source of r] + bias[slot of r])
+struct GroupedProduct {
+  const void* in = nullptr;         // [in_rows, depth]
+  const int32_t* source = nullptr;  // [rows]: row of `in` for each row of out; null: the same row
+  const int32_t* ends = nullptr;    // [slots]: end of each slot's group of rows
+  const void* weight = nullptr;     // [slots, width, depth]; width is 2 * columns where the activation is gated
+  bool weight_across = false;       // weight is [slots, depth, columns] instead; then without activation and bias
+  const void* bias = nullptr;       // [slots, width], or null
+  void* hidden = nullptr;           // [rows, width]: gets the values before the activation; or null
+  void* out = nullptr;              // [rows, columns]
+  int64_t in_rows = 0, rows = 0, slots = 0, columns = 0, depth = 0;
+  RowType type = RowType::kBFloat16;         // of every matrix; kBFloat16 or kHalf
+  std::optional<ActivationCall> activation;  // a gated one; none: out is the sum itself
+  // The grid before this one in the stream wrote `in`, and all else is older: this grid may begin before that one has ended.
+  bool only_in_is_fresh = false;
+
+  bool gated() const { return activation && activation->spec.gated; }
+  int64_t width() const { return gated() ? 2 * columns : columns; }
+};
+
+// depth and columns are multiples of 8, slots are at most 1024, pointers are aligned to 16 bytes, the type is right, tiles can be
+// counted. The device must have compute capability 9.0.
+bool HopperCan(const GroupedProduct& product);
+
+// Returns what failed, or null. HopperCan must hold.
+const char* LaunchHopper(const GroupedProduct& product, int multiprocessors, cudaStream_t stream);
+
+}  // namespace autoep::ops::cuda

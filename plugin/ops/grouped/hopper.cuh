@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hopper's own instructions (PTX ISA 8.0, sm_90a): barriers in shared memory, the tensor copy engine, stmatrix, dependent launch.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace autoep::ops::cuda::hopper {
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void InitBarrier(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(arrivals) : "memory");
+}
+
+// Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void FenceBarrierInit() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+// Orders writes to shared memory that this thread knows of, not the copy engine's, before its reads by wgmma.
+__device__ __forceinline__ void FenceAsyncProxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ __forceinline__ void Arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+}
+
+__device__ __forceinline__ void ArriveExpecting(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over;\n"
+      "bra again;\n"
+      "over:\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+__device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(map)) : "memory");
+}
+
+// To the same place of each block of the cluster whose bit is set in `blocks`, and its barrier.
+__device__ __forceinline__ void Copy2(void* to, const CUtensorMap* map, uint64_t* barrier, int x, int y, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], "
+      "%5;" ::"r"(SharedAddress(to)),
+      "l"(reinterpret_cast<uint64_t>(map)), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "h"(blocks)
+      : "memory");
+}
+
+__device__ __forceinline__ void Copy2(void* to, const CUtensorMap* map, uint64_t* barrier, int x, int y) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
+                   SharedAddress(to)),
+               "l"(reinterpret_cast<uint64_t>(map)), "r"(SharedAddress(barrier)), "r"(x), "r"(y)
+               : "memory");
+}
+
+// The address in another block of the cluster.
+__device__ __forceinline__ uint32_t PeerAddress(const void* pointer, int rank) {
+  uint32_t address;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(SharedAddress(pointer)), "r"(rank));
+  return address;
+}
+
+__device__ __forceinline__ void ArriveAtPeer(const uint64_t* barrier, int rank) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(PeerAddress(barrier, rank)) : "memory");
+}
+
+__device__ __forceinline__ int ClusterSize() {
+  int size;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
+
+__device__ __forceinline__ int ClusterRank() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// Every thread of the cluster.
+__device__ __forceinline__ void SyncCluster() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+__device__ __forceinline__ void Copy3(void* to, const CUtensorMap* map, uint64_t* barrier, int x, int y, int z) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(
+                   SharedAddress(to)),
+               "l"(reinterpret_cast<uint64_t>(map)), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+
+__device__ __forceinline__ void Copy5(void* to, const CUtensorMap* map, uint64_t* barrier, int a, int b, int c, int d, int e) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(
+          SharedAddress(to)),
+      "l"(reinterpret_cast<uint64_t>(map)), "r"(SharedAddress(barrier)), "r"(a), "r"(b), "r"(c), "r"(d), "r"(e)
+      : "memory");
+}
+
+// 16 bytes, past the L1 cache. `bytes` 0 writes zeros.
+__device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, uint32_t bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
+// Arrives once this thread's earlier CopyAsync16 have landed.
+__device__ __forceinline__ void ArriveAfterCopies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+}
+
+// Waits for the grids this one depends on, and their writes.
+__device__ __forceinline__ void WaitForEarlierGrids() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+// Lets the next grid start as soon as there is room for it.
+__device__ __forceinline__ void LetNextGridStart() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+template <int kRegisters>
+__device__ __forceinline__ void GrowRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+template <int kRegisters>
+__device__ __forceinline__ void ShrinkRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+__device__ __forceinline__ void SyncThreads(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+// Stores an 8x8 tile of 16-bit values transposed: lane i < 8 gives the address of column i's row.
+__device__ __forceinline__ void StoreTransposed(uint32_t row, uint32_t tile) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(row), "r"(tile) : "memory");
+}
+
+// Two such tiles; lanes 8 to 15 give the second one's rows.
+__device__ __forceinline__ void StoreTransposed(uint32_t row, uint32_t first, uint32_t second) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(row), "r"(first), "r"(second) : "memory");
+}
+
+}  // namespace autoep::ops::cuda::hopper

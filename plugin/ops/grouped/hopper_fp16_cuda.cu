@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// The grouped product in fp16.
+#include "plugin/ops/grouped/hopper_kernel.cuh"
+
+namespace autoep::ops::cuda::hopper {
+
+const char* LaunchFp16(const GroupedProduct& product, int multiprocessors, cudaStream_t stream) {
+  return LaunchTyped<__half>(product, multiprocessors, stream);
+}
+
+}  // namespace autoep::ops::cuda::hopper

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loading warpgroup of the grouped product: weights and rows into the stages.
+#pragma once
+
+#include "plugin/ops/grouped/hopper.cuh"
+#include "plugin/ops/grouped/hopper_block.cuh"
+
+namespace autoep::ops::cuda::hopper {
+
+template <Form kForm>
+__device__ __forceinline__ void LoadWeights(const CUtensorMap& map, const Tile& tile, int step, const Memory& memory, int stage) {
+  uint8_t* to = memory.Stage(stage);
+  const int column = tile.weight_tile * kTileColumns<kForm>;
+  if constexpr (kForm == Form::kAcross) {
+    Copy3(to, &map, memory.Full(stage), column, step * kTileDepth, tile.slot);
+    Copy3(to + kWeightBytes / 2, &map, memory.Full(stage), column + kTileDepth, step * kTileDepth, tile.slot);
+  } else {
+    Copy5(to, &map, memory.Full(stage), step * kTileDepth, 0, 0, column / 8, tile.slot);
+  }
+}
+
+struct RowMaps {
+  const CUtensorMap& large;
+  const CUtensorMap& small;
+};
+
+// A tile's rows as boxes: large ones, then small ones for what is left.
+struct Boxes {
+  int large, small;
+  __device__ explicit Boxes(int rows) : large(rows / kLargeBox), small((rows % kLargeBox + kSmallBox - 1) / kSmallBox) {}
+  __device__ int Rows() const { return large * kLargeBox + small * kSmallBox; }
+};
+
+// The blocks of a cluster take turns.
+__device__ __forceinline__ void LoadRows(const RowMaps& maps, const Tile& tile, int step, const Memory& memory, Cluster cluster,
+                                         int stage) {
+  const Boxes boxes(tile.rows);
+  const uint16_t everyone = static_cast<uint16_t>((1u << cluster.size) - 1);
+  uint8_t* to = memory.Stage(stage) + kWeightBytes;
+  for (int box = cluster.rank; box < boxes.large + boxes.small; box += cluster.size) {
+    const bool large = box < boxes.large;
+    const int row = large ? box * kLargeBox : boxes.large * kLargeBox + (box - boxes.large) * kSmallBox;
+    const CUtensorMap* map = large ? &maps.large : &maps.small;
+    const int from = tile.begin + row;
+    if (cluster.size == 1) {
+      Copy2(to + row * kRowBytes, map, memory.Full(stage), step * kTileDepth, from);
+    } else {
+      Copy2(to + row * kRowBytes, map, memory.Full(stage), step * kTileDepth, from, everyone);
+    }
+  }
+}
+
+// One thread: rows in order.
+template <Form kForm>
+__device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtensorMap& weights, const RowMaps& maps,
+                                            const Memory& memory, Cluster cluster, Cursor ahead) {
+  const int steps = (args.depth + kTileDepth - 1) / kTileDepth;
+  const auto load_weights = [&](const Tile& tile, int step, int stage) {
+    ArriveExpecting(memory.Full(stage), kWeightBytes + Boxes(tile.rows).Rows() * kRowBytes);
+    LoadWeights<kForm>(weights, tile, step, memory, stage);
+  };
+  Cursor cursor = ahead;
+  // Weights of the first stages do not wait for the grid that makes the rows.
+  int early = 0;
+  for (int step = 0; early < args.cut.stages && ahead.Valid(); ++early) {
+    load_weights(ahead.Get(), step, early);
+    if (++step == steps) {
+      step = 0;
+      ahead.Next();
+    }
+  }
+  WaitForEarlierGrids();
+  Ring ring{args.cut.stages, 1};
+  for (; cursor.Valid(); cursor.Next()) {
+    const Tile tile = cursor.Get();
+    for (int step = 0; step < steps; ++step, ring.Next()) {
+      if (early > 0) {
+        --early;
+      } else {
+        Wait(memory.Empty(ring.stage), ring.phase);
+        load_weights(tile, step, ring.stage);
+      }
+      LoadRows(maps, tile, step, memory, cluster, ring.stage);
+    }
+  }
+}
+
+// A warpgroup: rows from anywhere.
+template <Form kForm>
+__device__ __forceinline__ void LoadGathered(const KernelArgs& args, const CUtensorMap& weights, const Memory& memory,
+                                             Cursor cursor) {
+  constexpr int kRowsAtOnce = kGroupThreads / 8;
+  constexpr int kMostTurns = 256 / kRowsAtOnce;
+  const int steps = (args.depth + kTileDepth - 1) / kTileDepth;
+  const int thread = threadIdx.x % kGroupThreads;
+  const int chunk = thread % 8;
+  const int first_row = thread / 8;
+  const uint32_t place = first_row * kRowBytes + ((chunk ^ (first_row % 8)) << 4);
+  const char* in = static_cast<const char*>(args.in) + chunk * 16;
+  Ring ring{args.cut.stages, 1};
+  for (; cursor.Valid(); cursor.Next()) {
+    const Tile tile = cursor.Get();
+    int source[kMostTurns];
+#pragma unroll
+    for (int i = 0; i < kMostTurns; ++i) source[i] = args.source[tile.begin + min(first_row + i * kRowsAtOnce, tile.rows - 1)];
+    for (int step = 0; step < steps; ++step, ring.Next()) {
+      Wait(memory.Empty(ring.stage), ring.phase);
+      if (thread == 0) {
+        ArriveExpecting(memory.Full(ring.stage), kWeightBytes);
+        LoadWeights<kForm>(weights, tile, step, memory, ring.stage);
+      }
+      const uint32_t to = SharedAddress(memory.Stage(ring.stage) + kWeightBytes) + place;
+      const uint32_t bytes = step * kTileDepth + chunk * 8 < args.depth ? 16 : 0;
+#pragma unroll
+      for (int i = 0; i < kMostTurns; ++i) {
+        if (i * kRowsAtOnce >= tile.rows) break;
+        CopyAsync16(to + i * kRowsAtOnce * kRowBytes, in + int64_t{source[i]} * args.depth * 2 + step * kRowBytes, bytes);
+      }
+      ArriveAfterCopies(memory.Full(ring.stage));
+    }
+  }
+}
+
+}  // namespace autoep::ops::cuda::hopper

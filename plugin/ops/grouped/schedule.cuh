@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which tiles of a grouped product a block computes, and in which order. Every block works it out for itself from the groups' ends.
+#pragma once
+
+#include <cstdint>
+
+namespace autoep::ops::cuda::hopper {
+
+inline constexpr int kMostSlots = 1024;
+inline constexpr int kTilesInBand = 8;  // row tiles that pass over one weight tile together, so that both stay in the L2 cache
+
+struct Tile {
+  int slot;
+  int weight_tile;
+  int begin;  // first row
+  int rows;
+};
+
+// The blocks that share their rows, and this one's place among them.
+struct Cluster {
+  int size, rank;
+};
+
+// In shared memory.
+struct Groups {
+  int ends[kMostSlots];
+  int first[kMostSlots + 1];  // number of the slot's first row tile; then their count
+};
+
+// By one warp.
+__device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows, Groups& groups) {
+  const int lane = threadIdx.x % 32;
+  int before = 0;
+  for (int base = 0; base < slots; base += 32) {
+    const int slot = base + lane;
+    const int end = slot < slots ? ends[slot] : 0;
+    const int begin = slot == 0 || slot >= slots ? 0 : ends[slot - 1];
+    int tiles = slot < slots ? (end - begin + tile_rows - 1) / tile_rows : 0;
+    const int own = tiles;
+    for (int step = 1; step < 32; step *= 2) {
+      const int lower = __shfl_up_sync(~0u, tiles, step);
+      if (lane >= step) tiles += lower;
+    }
+    if (slot < slots) {
+      groups.ends[slot] = end;
+      groups.first[slot] = before + tiles - own;
+    }
+    before += __shfl_sync(~0u, tiles, 31);
+  }
+  if (lane == 0) groups.first[slots] = before;
+}
+
+// Walks the tiles of this block's cluster.
+class Cursor {
+ public:
+  // The blocks of a cluster take neighbouring weight tiles and the same rows; the last weight tiles may not exist.
+  __device__ Cursor(const Groups& groups, int slots, int weight_tiles, int granule, Cluster cluster)
+      : groups_(groups),
+        slots_(slots),
+        weight_tiles_((weight_tiles + cluster.size - 1) / cluster.size),
+        granule_(granule),
+        cluster_(cluster),
+        number_(blockIdx.x / cluster.size),
+        count_(groups.first[slots] * weight_tiles_) {}
+
+  __device__ bool Valid() const { return number_ < count_; }
+  __device__ void Next() { number_ += gridDim.x / cluster_.size; }
+
+  __device__ Tile Get() const {
+    const int slot = Slot(number_ / weight_tiles_);
+    const int row_tiles = groups_.first[slot + 1] - groups_.first[slot];
+    const int local = number_ - groups_.first[slot] * weight_tiles_;
+    const int band = local / (kTilesInBand * weight_tiles_);
+    const int in_band = min(kTilesInBand, row_tiles - band * kTilesInBand);
+    const int place = local - band * kTilesInBand * weight_tiles_;
+    const int row_tile = band * kTilesInBand + place % in_band;
+    const int group_begin = slot == 0 ? 0 : groups_.ends[slot - 1];
+    const int group_rows = groups_.ends[slot] - group_begin;
+    // Even shares, so that no tile is nearly empty.
+    const int share = (group_rows + row_tiles - 1) / row_tiles;
+    const int step = (share + granule_ - 1) / granule_ * granule_;
+    const int begin = row_tile * step;
+    return {slot, place / in_band * cluster_.size + cluster_.rank, group_begin + begin, min(step, group_rows - begin)};
+  }
+
+ private:
+  // The last slot that begins at or before this row tile.
+  __device__ int Slot(int row_tile) const {
+    int low = 0;
+    int high = slots_;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (groups_.first[middle] <= row_tile ? low : high) = middle;
+    }
+    return low;
+  }
+
+  const Groups& groups_;
+  const int slots_;
+  const int weight_tiles_;  // of a cluster
+  const int granule_;
+  const Cluster cluster_;
+  int number_;
+  const int count_;
+};
+
+}  // namespace autoep::ops::cuda::hopper

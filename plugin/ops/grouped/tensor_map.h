@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tensor maps: how the copy engine reads a matrix in device memory into swizzled tiles.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "plugin/ops/grouped/grouped_cuda.h"
+
+namespace autoep::ops::cuda {
+
+inline constexpr int kTileDepth = 64;        // 16-bit values: one swizzled row of 128 bytes
+inline constexpr int kTileWeightRows = 128;  // weight rows in a tile
+
+// Reads kTileWeightRows weight rows of one slot. Of a gated weight, 8 gate rows and the 8 up rows that belong to them follow each
+// other. Coordinates: depth, 0, 0, group of 8 output columns, slot. Past the ends it reads zeros.
+std::optional<CUtensorMap> WeightMap(const GroupedProduct& product);
+
+// Reads kTileDepth by kTileDepth of a weight that lies across. Coordinates: output column, depth, slot.
+std::optional<CUtensorMap> AcrossMap(const GroupedProduct& product);
+
+// Reads `box` rows of product.in. Coordinates: depth, row.
+std::optional<CUtensorMap> RowMap(const GroupedProduct& product, uint32_t box);
+
+}  // namespace autoep::ops::cuda

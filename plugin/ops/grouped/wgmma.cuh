@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// wgmma: a warpgroup multiplies 64 x 16 by 16 x N, both operands in shared memory in the 128-byte swizzle. The second is K-major,
+// the first too, unless kAcross.
+//
+// Accumulators (PTX ISA, wgmma register fragments): d[4j + 2h + i] of lane l in warp w is row 16w + l/4 + 8h, column
+// 8j + 2(l%4) + i.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "plugin/ops/grouped/hopper.cuh"
+
+namespace autoep::ops::cuda::hopper {
+
+// A tile of rows of 128 bytes at a 1024-byte boundary: groups of 8 rows follow each other. Where a row is 64 values of K, 16 of
+// them further on is +2; where it is one value of K for 64 of the operand's rows (kAcross), +128.
+__device__ __forceinline__ uint64_t Descriptor(const void* tile) {
+  constexpr uint64_t kSwizzle128 = 1ULL << 62;
+  constexpr uint64_t kGroupStride = (1024ULL >> 4) << 32;
+  constexpr uint64_t kUnused = 1ULL << 16;
+  return kSwizzle128 | kGroupStride | kUnused | ((SharedAddress(tile) & 0x3FFFF) >> 4);
+}
+
+__device__ __forceinline__ void FenceWgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void CommitWgmma() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+template <int kPending>
+__device__ __forceinline__ void WaitWgmma() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Start: d = a x b^T. Add: d += a x b^T.
+template <typename T, int N, bool kAcross>
+struct Wgmma;
+
+#define AUTOEP_R2(t) "%" t "0, %" t "1"
+#define AUTOEP_R4(t) AUTOEP_R2(t) ", %" t "2, %" t "3"
+#define AUTOEP_R6(t) AUTOEP_R4(t) ", %" t "4, %" t "5"
+#define AUTOEP_R8(t) AUTOEP_R6(t) ", %" t "6, %" t "7"
+#define AUTOEP_R10(t) AUTOEP_R8(t) ", %" t "8, %" t "9"
+#define AUTOEP_R20(t, u) AUTOEP_R10(t) ", " AUTOEP_R10(u)
+#define AUTOEP_R40 AUTOEP_R10("") ", " AUTOEP_R10("1") ", " AUTOEP_R10("2") ", " AUTOEP_R10("3")
+#define AUTOEP_R80 AUTOEP_R40 ", " AUTOEP_R10("4") ", " AUTOEP_R10("5") ", " AUTOEP_R10("6") ", " AUTOEP_R10("7")
+#define AUTOEP_F4(m, i) m(d[i]), m(d[i + 1]), m(d[i + 2]), m(d[i + 3])
+#define AUTOEP_F8(m, i) AUTOEP_F4(m, i), AUTOEP_F4(m, i + 4)
+#define AUTOEP_F16(m, i) AUTOEP_F8(m, i), AUTOEP_F8(m, i + 8)
+#define AUTOEP_F32(m, i) AUTOEP_F16(m, i), AUTOEP_F16(m, i + 16)
+#define AUTOEP_F64(m, i) AUTOEP_F32(m, i), AUTOEP_F32(m, i + 32)
+
+#define AUTOEP_WGMMA(T, TYPE, N, ACROSS, REGISTERS, A, B, SUMS)                                                    \
+  template <>                                                                                                      \
+  struct Wgmma<T, N, ACROSS> {                                                                                     \
+    static __device__ __forceinline__ void Start(float (&d)[N / 2], uint64_t a, uint64_t b) {                      \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGISTERS "}, %" A ", %" B \
+                   ", 0, 1, 1, " #ACROSS ", 0;\n"                                                                  \
+                   : SUMS("=f")                                                                                    \
+                   : "l"(a), "l"(b));                                                                              \
+    }                                                                                                              \
+    static __device__ __forceinline__ void Add(float (&d)[N / 2], uint64_t a, uint64_t b) {                        \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGISTERS "}, %" A ", %" B \
+                   ", 1, 1, 1, " #ACROSS ", 0;\n"                                                                  \
+                   : SUMS("+f")                                                                                    \
+                   : "l"(a), "l"(b));                                                                              \
+    }                                                                                                              \
+  };
+
+#define AUTOEP_S8(m) AUTOEP_F4(m, 0)
+#define AUTOEP_S16(m) AUTOEP_F8(m, 0)
+#define AUTOEP_S32(m) AUTOEP_F16(m, 0)
+#define AUTOEP_S64(m) AUTOEP_F32(m, 0)
+#define AUTOEP_S96(m) AUTOEP_F32(m, 0), AUTOEP_F16(m, 32)
+#define AUTOEP_S128(m) AUTOEP_F64(m, 0)
+#define AUTOEP_S160(m) AUTOEP_F64(m, 0), AUTOEP_F16(m, 64)
+#define AUTOEP_S192(m) AUTOEP_F64(m, 0), AUTOEP_F32(m, 64)
+#define AUTOEP_S224(m) AUTOEP_F64(m, 0), AUTOEP_F32(m, 64), AUTOEP_F16(m, 96)
+#define AUTOEP_S256(m) AUTOEP_F64(m, 0), AUTOEP_F64(m, 64)
+#define AUTOEP_WGMMAS(T, TYPE, ACROSS)                                                                                             \
+  AUTOEP_WGMMA(T, TYPE, 8, ACROSS, AUTOEP_R4(""), "4", "5", AUTOEP_S8)                                                             \
+  AUTOEP_WGMMA(T, TYPE, 16, ACROSS, AUTOEP_R8(""), "8", "9", AUTOEP_S16)                                                           \
+  AUTOEP_WGMMA(T, TYPE, 32, ACROSS, AUTOEP_R10("") ", " AUTOEP_R6("1"), "16", "17", AUTOEP_S32)                                    \
+  AUTOEP_WGMMA(T, TYPE, 64, ACROSS, AUTOEP_R10("") ", " AUTOEP_R10("1") ", " AUTOEP_R10("2") ", " AUTOEP_R2("3"), "32", "33",      \
+               AUTOEP_S64)                                                                                                         \
+  AUTOEP_WGMMA(T, TYPE, 96, ACROSS, AUTOEP_R40 ", " AUTOEP_R8("4"), "48", "49", AUTOEP_S96)                                        \
+  AUTOEP_WGMMA(T, TYPE, 128, ACROSS, AUTOEP_R40 ", " AUTOEP_R10("4") ", " AUTOEP_R10("5") ", " AUTOEP_R4("6"), "64", "65",         \
+               AUTOEP_S128)                                                                                                        \
+  AUTOEP_WGMMA(T, TYPE, 160, ACROSS, AUTOEP_R80, "80", "81", AUTOEP_S160)                                                          \
+  AUTOEP_WGMMA(T, TYPE, 192, ACROSS, AUTOEP_R80 ", " AUTOEP_R10("8") ", " AUTOEP_R6("9"), "96", "97", AUTOEP_S192)                 \
+  AUTOEP_WGMMA(T, TYPE, 224, ACROSS, AUTOEP_R80 ", " AUTOEP_R20("8", "9") ", " AUTOEP_R10("10") ", " AUTOEP_R2("11"), "112",       \
+               "113", AUTOEP_S224)                                                                                                 \
+  AUTOEP_WGMMA(T, TYPE, 256, ACROSS, AUTOEP_R80 ", " AUTOEP_R20("8", "9") ", " AUTOEP_R20("10", "11") ", " AUTOEP_R8("12"), "128", \
+               "129", AUTOEP_S256)
+
+AUTOEP_WGMMAS(__nv_bfloat16, "bf16", 0)
+AUTOEP_WGMMAS(__nv_bfloat16, "bf16", 1)
+AUTOEP_WGMMAS(__half, "f16", 0)
+AUTOEP_WGMMAS(__half, "f16", 1)
+
+#undef AUTOEP_WGMMAS
+#undef AUTOEP_WGMMA
+#undef AUTOEP_S256
+#undef AUTOEP_S224
+#undef AUTOEP_S192
+#undef AUTOEP_S160
+#undef AUTOEP_S128
+#undef AUTOEP_S96
+#undef AUTOEP_S64
+#undef AUTOEP_S32
+#undef AUTOEP_S16
+#undef AUTOEP_S8
+#undef AUTOEP_F64
+#undef AUTOEP_F32
+#undef AUTOEP_F16
+#undef AUTOEP_F8
+#undef AUTOEP_F4
+#undef AUTOEP_R80
+#undef AUTOEP_R40
+#undef AUTOEP_R20
+#undef AUTOEP_R10
+#undef AUTOEP_R8
+#undef AUTOEP_R6
+#undef AUTOEP_R4
+#undef AUTOEP_R2
+
+}  // namespace autoep::ops::cuda::hopper
