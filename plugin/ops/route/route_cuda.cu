@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// The router on CUDA: one warp a token, its scores in registers, the best choice taken top_k times.
+#include <cmath>
+
+#include "plugin/ops/route/route_cuda.h"
+#include "plugin/ops/rows_cuda.cuh"
+
+namespace autoep::ops::cuda {
+namespace {
+
+constexpr unsigned kAll = ~0u;
+constexpr int kWarp = 32;
+constexpr int kTokensPerBlock = 4;
+
+__device__ float RoundTo(RowType type, float value) {
+  if (type == RowType::kHalf) return static_cast<float>(__float2half(value));
+  if (type == RowType::kBFloat16) return static_cast<float>(__float2bfloat16(value));
+  return value;
+}
+
+__device__ void WriteAny(const Rows& matrix, int64_t i, float value) {
+  if (matrix.type == RowType::kHalf) {
+    static_cast<__half*>(matrix.data)[i] = __float2half(value);
+  } else if (matrix.type == RowType::kBFloat16) {
+    static_cast<__nv_bfloat16*>(matrix.data)[i] = __float2bfloat16(value);
+  } else {
+    static_cast<float*>(matrix.data)[i] = value;
+  }
+}
+
+__device__ float WarpMax(float value) {
+  for (int step = kWarp / 2; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(kAll, value, step));
+  return value;
+}
+
+__device__ float WarpSum(float value) {
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAll, value, step);
+  return value;
+}
+
+// Larger for larger floats; NaN above all, as topk has it; 0 is below all.
+__device__ unsigned Key(float value) {
+  if (isnan(value)) return kAll;
+  const unsigned bits = __float_as_uint(value);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+// scores[i] is expert lane + 32 i.
+template <int kEach>
+__device__ void Score(const RouteCall& call, int64_t token, int lane, float (&scores)[kEach]) {
+  float largest = -INFINITY;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int expert = lane + kWarp * i;
+    scores[i] =
+        expert < call.experts ? RoundTo(call.score_type, ReadAny<float>(call.logits, token * call.experts + expert)) : -INFINITY;
+    largest = fmaxf(largest, scores[i]);
+  }
+  if (call.scores == Scores::kSoftmax) {
+    largest = WarpMax(largest);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      scores[i] = expf(scores[i] - largest);
+      sum += scores[i];
+    }
+    sum = WarpSum(sum);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) scores[i] = RoundTo(call.score_type, scores[i] / sum);
+  } else if (call.scores == Scores::kSigmoid) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) scores[i] = RoundTo(call.score_type, 1.0f / (1.0f + expf(-scores[i])));
+  }
+}
+
+// The expert with the largest key, and its lane's knowledge of it: key 0 where there is none.
+__device__ int Best(unsigned key, int expert) {
+  const unsigned largest = __reduce_max_sync(kAll, key);
+  return static_cast<int>(__reduce_min_sync(kAll, key == largest ? static_cast<unsigned>(expert) : kAll));
+}
+
+// Bit g is set where group g of `choice` is one of the best.
+__device__ unsigned BestGroups(const RouteCall& call, int lane, const float* choice) {
+  const int size = static_cast<int>(call.experts) / call.num_groups;
+  unsigned key = 0;
+  if (lane < call.num_groups) {
+    float first = -INFINITY;
+    float second = -INFINITY;
+    for (int i = 0; i < size; ++i) {
+      const float value = choice[lane * size + i];
+      second = fmaxf(second, fminf(first, value));
+      first = fmaxf(first, value);
+    }
+    key = Key(call.group_max ? first : RoundTo(call.choice_type, first + second));
+  }
+  unsigned best = 0;
+  for (int i = 0; i < call.top_groups; ++i) {
+    const int group = Best(key, lane);
+    best |= 1u << group;
+    if (lane == group) key = 0;
+  }
+  return best;
+}
+
+// Of lane j: weight j, after what is done to the k of them.
+__device__ float Renormalised(const RouteCall& call, int lane, float weight) {
+  const bool mine = lane < call.top_k;
+  weight = mine ? RoundTo(call.weight_type, weight) : 0;
+  if (call.renorm == Renorm::kSoftmax) {
+    const float largest = WarpMax(mine ? weight : -INFINITY);
+    const float power = mine ? expf(weight - largest) : 0;
+    weight = RoundTo(call.weight_type, power / WarpSum(power));
+  } else if (call.renorm != Renorm::kNone) {
+    float sum = RoundTo(call.weight_type, WarpSum(weight));
+    if (call.renorm == Renorm::kClamp) sum = fmaxf(sum, call.renorm_min);
+    if (call.renorm == Renorm::kSum && call.renorm_min != 0) sum = RoundTo(call.weight_type, sum + call.renorm_min);
+    weight = RoundTo(call.weight_type, weight / sum);
+  }
+  return call.scale == 1 ? weight : RoundTo(call.weight_type, weight * call.scale);
+}
+
+template <int kEach>
+__global__ void Route(RouteCall call) {
+  extern __shared__ float memory[];
+  const int lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
+  const int64_t token = int64_t{blockIdx.x} * kTokensPerBlock + warp;
+  if (token >= call.tokens) return;
+  float* weighed = memory + warp * kEach * kWarp;
+  float choice[kEach];
+  Score(call, token, lane, choice);
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int expert = lane + kWarp * i;
+    const float score = choice[i];
+    if (call.bias.data != nullptr && expert < call.experts) {
+      choice[i] = RoundTo(call.choice_type, score + ReadAny<float>(call.bias, expert));
+    }
+    if (call.num_groups > 1) weighed[expert] = choice[i];
+  }
+  if (call.num_groups > 1) {
+    __syncwarp();
+    const unsigned groups = BestGroups(call, lane, weighed);
+    const int size = static_cast<int>(call.experts) / call.num_groups;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int expert = lane + kWarp * i;
+      if (expert < call.experts && (groups >> (expert / size) & 1) == 0) choice[i] = call.group_fill;
+    }
+  }
+  float mine = 0;
+  int64_t my_expert = 0;
+  unsigned taken = 0;  // bit i: choice[i] is gone
+  for (int j = 0; j < call.top_k; ++j) {
+    unsigned key = 0;
+    int expert = static_cast<int>(call.experts);
+    float value = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int here = lane + kWarp * i;
+      const unsigned candidate = here < call.experts && (taken >> i & 1) == 0 ? Key(choice[i]) : 0;
+      if (candidate > key) {
+        key = candidate;
+        expert = here;
+        value = choice[i];
+      }
+    }
+    const int best = Best(key, expert);
+    const int owner = best % kWarp;
+    if (lane == owner) taken |= 1u << (best / kWarp);
+    const float best_value = __shfl_sync(kAll, value, owner);
+    if (lane == j) {
+      mine = best_value;
+      my_expert = best;
+    }
+  }
+  if (!call.weigh_choice && (call.bias.data != nullptr || call.num_groups > 1)) {
+    // The scores once more, since choice is no longer them.
+    Score(call, token, lane, choice);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) weighed[lane + kWarp * i] = choice[i];
+    __syncwarp();
+    if (lane < call.top_k) mine = weighed[my_expert];
+  }
+  const float weight = Renormalised(call, lane, mine);
+  if (lane < call.top_k) {
+    WriteAny(call.weights, token * call.top_k + lane, weight);
+    call.ids[token * call.top_k + lane] = my_expert;
+  }
+}
+
+template <int kEach>
+void Launch(const RouteCall& call, cudaStream_t stream) {
+  const unsigned blocks = static_cast<unsigned>((call.tokens + kTokensPerBlock - 1) / kTokensPerBlock);
+  Route<kEach><<<blocks, kTokensPerBlock * kWarp, kTokensPerBlock * kEach * kWarp * sizeof(float), stream>>>(call);
+}
+
+}  // namespace
+
+void RouteTokens(const RouteCall& call, cudaStream_t stream) {
+  if (call.tokens == 0) return;
+  if (call.experts <= 32) {
+    Launch<1>(call, stream);
+  } else if (call.experts <= 64) {
+    Launch<2>(call, stream);
+  } else if (call.experts <= 128) {
+    Launch<4>(call, stream);
+  } else if (call.experts <= 256) {
+    Launch<8>(call, stream);
+  } else if (call.experts <= 512) {
+    Launch<16>(call, stream);
+  } else {
+    Launch<32>(call, stream);
+  }
+}
+
+}  // namespace autoep::ops::cuda

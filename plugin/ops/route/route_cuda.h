@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Launcher of the router kernel: raw device pointers and a stream, no LibTorch.
+#pragma once
+
+#include <cstdint>
+
+#include "plugin/ops/rows_cuda.h"
+
+namespace autoep::ops::cuda {
+
+enum class Scores { kSoftmax, kSigmoid, kNone };
+enum class Renorm { kNone, kSum, kClamp, kSoftmax };
+
+// autoep::route of contract/schemas.h, over rows of logits. Every intermediate is rounded to the dtype that it has there.
+struct RouteCall {
+  Rows logits;  // [tokens, experts]; not kDouble
+  Rows bias;    // [experts], or null; not kDouble
+  int64_t tokens, experts;
+  RowType score_type, choice_type, weight_type;
+  Scores scores;
+  int num_groups, top_groups;
+  bool group_max;  // else the sum of the two largest
+  float group_fill;
+  int top_k;
+  bool weigh_choice;
+  Renorm renorm;
+  float renorm_min, scale;
+  Rows weights;  // [tokens, top_k]; gets them
+  int64_t* ids;  // [tokens, top_k]
+};
+
+inline constexpr int64_t kMostRoutedExperts = 1024;
+inline constexpr int64_t kMostGroups = 32;
+inline constexpr int64_t kMostChoices = 32;
+
+// experts, num_groups and top_k are at most the limits above. Of equal choices the lower expert wins.
+void RouteTokens(const RouteCall& call, cudaStream_t stream);
+
+}  // namespace autoep::ops::cuda
