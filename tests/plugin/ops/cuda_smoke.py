@@ -43,14 +43,18 @@ def _compare(operands, name, dtype) -> None:
     expected = _forward_backward(_on("cpu", operands), name)
     actual = _forward_backward(_on("cuda", operands), name)
     for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
-        assert one.dtype == other.dtype and one.shape == other.shape, (i, one.dtype, one.shape, other.dtype, other.shape)
-        if other.numel() == 0:
-            continue
-        largest = max(other.double().abs().max().item(), 1e-3)
-        wrong = (one.cpu().double() - other.double()).abs() > TOLERANCE[dtype] * largest
-        # At the kink of a relu or a clamp, rounding alone turns single gradients on or off.
-        allowed = 0.1 if dtype.itemsize == 2 and name in KINKED and i > 0 else 0.0
-        assert wrong.double().mean() <= allowed, f"{name} {dtype} tensor {i}: {wrong.sum()} of {wrong.numel()} differ"
+        _close(one, other, dtype, name, i)
+
+
+def _close(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype, name: str, i: int) -> None:
+    assert one.dtype == other.dtype and one.shape == other.shape, (i, one.dtype, one.shape, other.dtype, other.shape)
+    if other.numel() == 0:
+        return
+    largest = max(other.double().abs().max().item(), 1e-3)
+    wrong = (one.cpu().double() - other.double()).abs() > TOLERANCE[dtype] * largest
+    # At the kink of a relu or a clamp, rounding alone turns single gradients on or off.
+    allowed = 0.1 if dtype.itemsize == 2 and name in KINKED and i > 0 else 0.0
+    assert wrong.double().mean() <= allowed, f"{name} {dtype} tensor {i}: {wrong.sum()} of {wrong.numel()} differ"
 
 
 def activations() -> None:
@@ -139,6 +143,79 @@ def no_host_sync_in_bf16() -> None:
     assert torch.equal(captured, moe.run(*operands, "silu_gated", table=table).detach())
 
 
+def _moe(operands, name="silu_gated", table=None):
+    x, ids, weights, scale, *experts = operands
+    if table is None:
+        table = moe.placement(experts[0].shape[0], 1).to(x.device)
+    args = moe.activation_args(name)
+    return torch.ops.autoep.moe(x, ids, weights, scale, table, *experts, name, args, x.dtype, moe.LAYER, moe.ABI)
+
+
+def moe_forward_and_backward() -> None:
+    """In every dtype and activation, with and without weights, scale and biases."""
+    for name in moe.NAMES:
+        for dtype in TOLERANCE:
+            for missing in ([3], [2, 3, 6, 7], []):
+                operands = _operands(name, dtype, tokens=45)
+                for i in missing:
+                    operands[i] = None
+                results = []
+                for device in ("cuda", "cpu"):
+                    here = _on(device, operands)
+                    leaves = [t for t in here if t is not None and t.requires_grad]
+                    out = _moe(here, name)
+                    pattern = torch.arange(out.numel(), dtype=torch.double).mul(0.7).cos().view(out.shape).to(out)
+                    results.append([out, *torch.autograd.grad((out * pattern).sum(), leaves)])
+                for i, (one, other) in enumerate(zip(*results, strict=True)):
+                    _close(one, other, dtype, name, i)
+
+
+def moe_without_host_sync() -> None:
+    """Forward and backward do not wait for the host, give the same bits every time, and are captured into a graph."""
+    operands = _on("cuda", _operands(dtype=torch.bfloat16, tokens=300))
+    operands[3] = None
+    table = moe.placement(4, 1).cuda()
+    leaves = [t for t in operands if t is not None and t.requires_grad]
+    run = lambda: torch.autograd.grad(_moe(operands, table=table).float().square().sum(), leaves)  # noqa: E731
+    first = run()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        captured = _moe(operands, table=table)
+    operands[1].copy_(torch.flip(operands[1], [0]).roll(5, 0))
+    graph.replay()
+    torch.cuda.synchronize()
+    with torch.no_grad():
+        assert torch.equal(captured, _moe(operands, table=table))
+
+
+def route_is_torchs() -> None:
+    """The chosen weights are those of torch's own ops, and so are the ids where no two scores are equal."""
+    for experts, k, dtype, bias, options in (
+        (128, 8, torch.bfloat16, None, (torch.float, "softmax", 1, 1, "max", 0.0, 8, True, False, None, "sum", 0.0, 1.0, None)),
+        (37, 3, torch.float, None, (torch.float, "softmax", 1, 1, "max", 0.0, 3, True, False, None, "none", 0.0, 1.0, None)),
+        (256, 8, torch.float, 1, (None, "sigmoid", 8, 4, "top2_sum", 0.0, 8, True, False, None, "sum", 1e-20, 2.5, None)),
+        (64, 6, torch.float, None, (None, "softmax", 8, 3, "max", 0.0, 6, True, False, None, "none", 0.0, 16.0, None)),
+        (32, 4, torch.bfloat16, None, (None, "none", 1, 1, "max", 0.0, 4, True, True, None, "softmax", 0.0, 1.0, None)),
+        (1024, 32, torch.half, None, (torch.float, "softmax", 1, 1, "max", 0.0, 32, True, False, None, "clamp", 1e-9, 1.0, torch.half)),
+    ):
+        logits = torch.randn(501, experts, device="cuda").to(dtype)
+        added = None if bias is None else torch.randn(experts, device="cuda") * 0.1
+        call = lambda given: torch.ops.autoep.route(given, added, *options, moe.LAYER, moe.ABI)  # noqa: E731
+        weights, ids = call(logits)
+        torch_weights, torch_ids = call(logits.clone().requires_grad_())  # with a gradient it is torch's ops
+        assert weights.dtype == torch_weights.dtype and ids.shape == torch_ids.shape == (501, k)
+        torch.testing.assert_close(weights, torch_weights.detach())
+        if dtype == torch.float:
+            assert torch.equal(ids, torch_ids)
+
+
 def opcheck() -> None:
     x, ids, weights, _, gate_up, down, _, _ = _on("cuda", _operands())
     table = moe.placement(4, 1).cuda()
@@ -162,6 +239,9 @@ CHECKS = [
     many_pairs,
     the_same_bits_every_time,
     no_host_sync_in_bf16,
+    moe_forward_and_backward,
+    moe_without_host_sync,
+    route_is_torchs,
     opcheck,
 ]
 
