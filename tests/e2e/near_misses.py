@@ -75,7 +75,7 @@ def _of(model: str, **changes) -> list[NearMiss]:
 _UNKNOWN = "must reach experts of a known form"
 _OWN = "each expert of the router must be answered by a feed-forward of its own"
 _DIFFERS = "the sum is not that of the chosen experts"
-_TOP_K = "the number of experts a token has must not depend on the input|a top-k must choose a constant number of experts"
+_TOP_K = "the number of experts a token has must not depend on the input"
 _TWICE = "each tensor must belong to one expert in one role"
 _ACTIVATION = code(r"torch\.silu\(", "torch.mish(")
 

@@ -287,7 +287,7 @@ std::vector<Mutant> Mutants() {
       {"BiasOfOtherRows", GroupedWithBias(), "self.down_bias[ordered]", "self.down_bias[flat]", "the bias of another expert"},
       {"BiasTwice", LoopWithAddedBias(), "self.b2_3", "self.b2_2", "used twice"},
       {"CountNotConstant", GroupedMmSource(), "torch.topk(scores, 2, -1)", "torch.topk(scores, hidden.size(0), -1)",
-       "a constant number of experts"},
+       "must not depend on the input"},
   };
 }
 
