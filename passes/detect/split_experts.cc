@@ -23,8 +23,7 @@ std::optional<Weight> MatchElement(Value* element, size_t e, const Node* unpack,
   const Value* part = product->input(0);
   if (part->node() != unpack || part->offset() != e) return std::nullopt;
   auto weight = weights.Find(product->input(1));
-  if (!weight || weight->swapped || weight->dim() != 2 || !weight->selected) return std::nullopt;
-  if (ConstInt(weight->selected) != static_cast<int64_t>(e)) return std::nullopt;
+  if (!weight || weight->swapped || weight->dim() != 2 || weight->at != static_cast<int64_t>(e)) return std::nullopt;
   return weight;
 }
 
@@ -57,7 +56,7 @@ std::optional<Projection> Match(Value* output, const WeightFinder& weights) {
     }
   }
   if (projection.weight.tensor.size(0) != static_cast<int64_t>(sizes->size())) return std::nullopt;
-  projection.weight.selected = nullptr;
+  projection.weight.at = std::nullopt;
   projection.nodes.push_back(unpack);
   projection.nodes.push_back(split);
   return projection;
