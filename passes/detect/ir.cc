@@ -20,7 +20,8 @@ namespace prim = c10::prim;
 
 std::optional<int64_t> ConstInt(const Value* value) {
   if (value->node()->kind() == prim::NumToTensor) return ConstInt(value->node()->input());
-  return torch::jit::constant_as<int64_t>(const_cast<Value*>(value));
+  const auto constant = torch::jit::toIValue(value);
+  return constant && constant->isInt() ? std::optional<int64_t>(constant->toInt()) : std::nullopt;
 }
 
 std::optional<double> ConstNumber(const Value* value) {
@@ -34,7 +35,10 @@ std::optional<double> ConstNumber(const Value* value) {
   return std::nullopt;
 }
 
-std::optional<bool> ConstBool(const Value* value) { return torch::jit::constant_as<bool>(const_cast<Value*>(value)); }
+std::optional<bool> ConstBool(const Value* value) {
+  const auto constant = torch::jit::toIValue(value);
+  return constant && constant->isBool() ? std::optional<bool>(constant->toBool()) : std::nullopt;
+}
 
 std::optional<std::string> ConstString(const Value* value) {
   const auto constant = torch::jit::toIValue(value);
