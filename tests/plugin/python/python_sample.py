@@ -118,6 +118,7 @@ def manifest(ep_size: int, layout: str, prefix: str) -> dict[str, Any]:
         "placement": [{"rank": expert // slots, "slot": expert % slots} for expert in range(EXPERTS)],
         "router": {},
         "shared_experts": [],
+        "rebuilt": "",
         "tensors": [_tensor(role, prefix, whole[role], ep_size, role == "down") for role in PARAMS],
     }
     return {
