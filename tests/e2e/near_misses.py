@@ -73,6 +73,8 @@ def _of(model: str, **changes) -> list[NearMiss]:
 
 
 _UNKNOWN = "must reach experts of a known form"
+_SAME = "all experts must have the same shape, activation and biases"
+_ONE_VALUE = "the choices' weights must be one value"
 _OWN = "each expert of the router must be answered by a feed-forward of its own"
 _DIFFERS = "the sum is not that of the chosen experts"
 _TOP_K = "the number of experts a token has must not depend on the input"
@@ -86,7 +88,7 @@ GROUPED = _of(
     not_gated=(code(r"torch\.mul\(act_fn\.forward\(input0\), up\)", "act_fn.forward(torch.mul(input0, up))"), _UNKNOWN),
     top_k_of_the_input=(code(r"torch\.topk\(router_probs, 2\)", "torch.topk(router_probs, torch.size(hidden_states, 0))"), _TOP_K),
     missing_expert=(code(r"torch\.histc\(histc_input, 8, 0, 7\)", "torch.histc(histc_input, 7, 0, 6)"), "the last group does not end with the rows"),
-    weights_unsorted=(code(r"torch\.index\(sample_weights, _12\)", "sample_weights"), _DIFFERS),
+    weights_unsorted=(code(r"torch\.index\(sample_weights, _\d+\)", "sample_weights"), _DIFFERS),
     down_of_the_next_expert=(code(r"torch\.transpose\(down_proj, -2, -1\)", "torch.roll(torch.transpose(down_proj, -2, -1), [1], [0])"), _UNKNOWN),
 )
 GROUPED += _of(
@@ -100,15 +102,15 @@ BATCHED = _of(
     extra_op=(code(r"torch\.add_\(out, bias\)", "torch.mul(torch.add_(out, bias), 2)"), _UNKNOWN),
     two_limits=(code(r"torch\.clamp\(up, -7\.0, 7\.0\)", "torch.clamp(up, -6.0, 7.0)"), _UNKNOWN),
     top_k_of_the_input=(code(r"torch\.topk\(router_logits, 3\)", "torch.topk(router_logits, torch.size(hidden_states, 0))"), _TOP_K),
-    missing_expert=(code(r"torch\.index\(gate_up_proj, _3\)", "torch.index(gate_up_proj, [torch.clamp(expert_ids, None, 6)])"), _UNKNOWN),
-    bias_of_another_expert=(code(r"torch\.index\(down_proj_bias, _8\)", "torch.index(down_proj_bias, [torch.flip(expert_ids, [0])])"), _UNKNOWN),
+    missing_expert=(code(r"torch\.index\(gate_up_proj, _\d+\)", "torch.index(gate_up_proj, [torch.clamp(expert_ids, None, 6)])"), _UNKNOWN),
+    bias_of_another_expert=(code(r"torch\.index\(down_proj_bias, _\d+\)", "torch.index(down_proj_bias, [torch.flip(expert_ids, [0])])"), _UNKNOWN),
     no_bias_after_down=(code(r"torch\.add_\(out0, bias0\)", "torch.sub(out0, bias0)"), "moves rows, compares, or combines linearly"),
 )
 
 LOOP = _of(
     "olmoe-v4-eager-4x64-block",
     activation=(_ACTIVATION, _UNKNOWN),
-    extra_op=(code(r"torch\.mul\((_\d+), torch\.index\(", r"torch.mul(torch.mul(\1, 2), torch.index(", 1), _OWN),
+    extra_op=(code(r"torch\.mul\((_\d+), torch\.index\(", r"torch.mul(torch.mul(\1, 2), torch.index(", 1), _SAME),
     shared_weights=(share("experts.3.up_proj.weight", "experts.2.up_proj.weight"), _TWICE),
     top_k_of_the_input=(code(r"torch\.topk\(routing_weights, 3\)", "torch.topk(routing_weights, torch.size(hidden_states, 1))"), _TOP_K),
     missing_expert=(drop_expert(4, r"torch\.index_add_\((final_hidden_states3), 0, \w+, \w+\)", r"\1"), "baked: the graph holds 7 of the router's 8 experts"),
@@ -138,18 +140,18 @@ SORTED_SLICES = _of(
 DENSE_BMM = _of(
     "llama4-v5-eager-4x64-block",
     activation=(code(r"torch\.mul\(up, act_fn\.forward\(input\)\)", "torch.mul(up, torch.mish(input))"), _UNKNOWN),
-    extra_op=(code(r"torch\.bmm\(_1, down_proj\)", "torch.bmm(torch.mul(_1, _1), down_proj)"), _UNKNOWN),
+    extra_op=(code(r"torch\.bmm\((_\d+), down_proj\)", r"torch.bmm(torch.mul(\1, \1), down_proj)"), _UNKNOWN),
     top_k_of_the_input=(code(r"torch\.topk\(router_logits, 2, 1\)", "torch.topk(router_logits, torch.size(input, 0), 1)"), _TOP_K),
     weight_of_every_expert=(code(r"torch\.sigmoid\(input0\)", "torch.sigmoid(torch.clamp(input0, -9.0))"), "the choices' weights must be one value"),
     missing_expert=(code(r"torch\.sum\(_9, \[0\]\)", "torch.sum(torch.slice(_9, 0, 0, 7), [0])"), _DIFFERS),
-    down_of_the_next_expert=(code(r"torch\.bmm\(_1, down_proj\)", "torch.bmm(_1, torch.roll(down_proj, [1], [0]))"), _UNKNOWN),
+    down_of_the_next_expert=(code(r"torch\.bmm\((_\d+), down_proj\)", r"torch.bmm(\1, torch.roll(down_proj, [1], [0]))"), _UNKNOWN),
 )
 
 CAPACITY = _of(
     "switch_transformers-v4-eager-4x64-block",
     activation=(code(r"torch\.relu\(", "torch.celu("), ""),
-    extra_op=(code(r"(expert_2\.forward\(\w+\))", r"torch.mul(\1, 2)"), "all experts must have the same shape, activation and biases"),
-    shared_weights=(share("experts.expert_3.wi.weight", "experts.expert_2.wi.weight"), _TWICE),
+    extra_op=(code(r"(expert_2\.forward\(\w+\))", r"torch.mul(\1, 2)"), _ONE_VALUE),
+    shared_weights=(share("experts.expert_3.wi.weight", "experts.expert_2.wi.weight"), _ONE_VALUE),
     missing_expert=(drop_expert(3, r"torch\.index_put_\((next_states2), \w+, \w+\)", r"\1"), "baked: the graph holds 7 of the router's 8 experts"),
     one_expert_twice=(code(r"torch\.select\((_\d+), 2, 5\)", r"torch.select(\1, 2, 4)"), "the choices' weights must be one value"),
 )
