@@ -133,7 +133,21 @@ Result<std::vector<MoeLayer>> DistinctLayers(const MoeModel& model, const Detect
   return distinct;
 }
 
+namespace {
+
+// A block that is wrong for other inputs would stay so, next to others that are right.
+Status CheckNoneIsBaked(const Detection& detection) {
+  for (const Refusal& refusal : detection.refusals) {
+    if (!refusal.predicate.starts_with("baked:")) continue;
+    return Status(Code::kNoMoe, fmt::format("{}: {}; nothing of the model is converted", Where(refusal.path), refusal.predicate));
+  }
+  return Status();
+}
+
+}  // namespace
+
 Result<Plan> BuildPlan(const MoeModel& model, const Detection& detection, int64_t ep_size) {
+  AUTOEP_RETURN_IF_ERROR(CheckNoneIsBaked(detection));
   Plan plan;
   plan.ep_size = ep_size;
   AUTOEP_ASSIGN_OR_RETURN(const std::vector<MoeLayer> layers, DistinctLayers(model, detection, &plan.notes));

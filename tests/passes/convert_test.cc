@@ -85,6 +85,20 @@ TEST(ConvertTest, RefusesASourceThatWasWrittenToMeanwhile) {
   EXPECT_THAT(converted.status().message(), HasSubstr("was changed while it was being read"));
 }
 
+TEST(ConvertTest, RefusesAModelOfWhichOneBlockStaysWrong) {
+  const std::string folder = testing::TempFolder("baked");
+  auto model = OpenModel(testing::Save(MakeBlock({}), folder));
+  ASSERT_TRUE(model.ok());
+  Detection detection = Detect(model->module);
+  detection.refusals.push_back({"other", "baked: the graph holds 7 of the router's 8 experts", "", ""});
+  const auto staged = StagedDirectory::Create(folder + "/out");
+  ASSERT_TRUE(staged.ok());
+  const auto converted = Convert(*model, detection, Options(2), **staged);
+  ASSERT_FALSE(converted.ok());
+  EXPECT_EQ(converted.status().code(), Code::kNoMoe);
+  EXPECT_THAT(converted.status().message(), HasSubstr("7 of the router's 8 experts; nothing of the model is converted"));
+}
+
 TEST(ConvertTest, RefusesAnEpSizeThatDoesNotDivide) {
   const std::string folder = testing::TempFolder("in");
   const auto converted = ConvertFile(testing::Save(MakeBlock({}), folder), folder + "/out", Options(3));
