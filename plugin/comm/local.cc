@@ -11,6 +11,7 @@
 #include <exception>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -28,7 +29,7 @@ class LocalExchange {
   void Reset() {
     const std::lock_guard lock(mutex_);
     arrived_ = 0;
-    left_ = false;
+    left_.reset();
     failure_.clear();
   }
 
@@ -44,7 +45,7 @@ class LocalExchange {
 
   void Leave(int64_t rank) {
     const std::lock_guard lock(mutex_);
-    left_ = true;
+    left_ = rank;
     if (arrived_ > 0) FailLocked(Unequal(rank));
   }
 
@@ -93,7 +94,7 @@ class LocalExchange {
   // Returns when every rank is here.
   void Meet(int64_t rank) {
     std::unique_lock lock(mutex_);
-    if (left_) FailLocked(Unequal(rank));
+    if (left_) FailLocked(Unequal(*left_));
     const uint64_t meeting = meeting_;
     if (failure_.empty() && ++arrived_ == size_) {
       arrived_ = 0;
@@ -115,7 +116,7 @@ class LocalExchange {
   std::vector<Parcel> parcels_;
   int64_t arrived_ = 0;
   uint64_t meeting_ = 0;
-  bool left_ = false;
+  std::optional<int64_t> left_;  // a rank that finished
   std::string failure_;
 };
 

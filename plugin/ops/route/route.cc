@@ -18,6 +18,8 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
+#include <utility>
+
 #include "plugin/contract/schemas.h"
 #include "plugin/ops/checks.h"
 
@@ -60,25 +62,32 @@ std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::op
                                          OptionalDtype weight_dtype, std::string renorm, double renorm_min, double scale,
                                          OptionalDtype dtype, std::string layer, int64_t abi) {
   CheckAbi(abi, layer);
-  const RouteOptions options{.score_dtype = score_dtype,
-                             .scores = std::move(scores),
-                             .num_groups = num_groups,
-                             .top_groups = top_groups,
-                             .group_score = std::move(group_score),
-                             .group_fill = group_fill,
-                             .top_k = top_k,
-                             .sorted = sorted,
-                             .weigh_choice = weigh_choice,
-                             .weight_dtype = weight_dtype,
-                             .renorm = std::move(renorm),
-                             .renorm_min = renorm_min,
-                             .scale = scale,
-                             .dtype = dtype};
+  const RouteOptions options = OptionsOf(score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill,
+                                         top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype);
   CheckRoute(logits, bias, options, layer);
   return RouteWithTorch(logits, bias, options);
 }
 
 }  // namespace
+
+RouteOptions OptionsOf(OptionalDtype score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
+                       std::string group_score, double group_fill, int64_t top_k, bool sorted, bool weigh_choice,
+                       OptionalDtype weight_dtype, std::string renorm, double renorm_min, double scale, OptionalDtype dtype) {
+  return {.score_dtype = score_dtype,
+          .scores = std::move(scores),
+          .num_groups = num_groups,
+          .top_groups = top_groups,
+          .group_score = std::move(group_score),
+          .group_fill = group_fill,
+          .top_k = top_k,
+          .sorted = sorted,
+          .weigh_choice = weigh_choice,
+          .weight_dtype = weight_dtype,
+          .renorm = std::move(renorm),
+          .renorm_min = renorm_min,
+          .scale = scale,
+          .dtype = dtype};
+}
 
 void CheckRoute(const at::Tensor& logits, const std::optional<at::Tensor>& bias, const RouteOptions& options,
                 const std::string& layer) {

@@ -29,6 +29,12 @@ struct RouteOptions {
   std::optional<at::ScalarType> dtype;
 };
 
+// The op's arguments, in the schema's order.
+RouteOptions OptionsOf(std::optional<at::ScalarType> score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
+                       std::string group_score, double group_fill, int64_t top_k, bool sorted, bool weigh_choice,
+                       std::optional<at::ScalarType> weight_dtype, std::string renorm, double renorm_min, double scale,
+                       std::optional<at::ScalarType> dtype);
+
 // Throws, in a sentence that names the layer, where the options do not suit logits [.., E].
 void CheckRoute(const at::Tensor& logits, const std::optional<at::Tensor>& bias, const RouteOptions& options,
                 const std::string& layer);

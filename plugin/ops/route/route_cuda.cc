@@ -10,6 +10,9 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <utility>
+
+#include "plugin/ops/checks.h"
 #include "plugin/ops/launch_cuda.h"
 #include "plugin/ops/route/route.h"
 
@@ -85,25 +88,6 @@ Routed RunKernel(const at::Tensor& given, const std::optional<at::Tensor>& given
   return {weights, ids};
 }
 
-RouteOptions OptionsOf(OptionalDtype score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
-                       std::string group_score, double group_fill, int64_t top_k, bool sorted, bool weigh_choice,
-                       OptionalDtype weight_dtype, std::string renorm, double renorm_min, double scale, OptionalDtype dtype) {
-  return {.score_dtype = score_dtype,
-          .scores = std::move(scores),
-          .num_groups = num_groups,
-          .top_groups = top_groups,
-          .group_score = std::move(group_score),
-          .group_fill = group_fill,
-          .top_k = top_k,
-          .sorted = sorted,
-          .weigh_choice = weigh_choice,
-          .weight_dtype = weight_dtype,
-          .renorm = std::move(renorm),
-          .renorm_min = renorm_min,
-          .scale = scale,
-          .dtype = dtype};
-}
-
 Routed RouteCuda(const at::Tensor& logits, const std::optional<at::Tensor>& bias, OptionalDtype score_dtype, std::string scores,
                  int64_t num_groups, int64_t top_groups, std::string group_score, double group_fill, int64_t top_k, bool sorted,
                  bool weigh_choice, OptionalDtype weight_dtype, std::string renorm, double renorm_min, double scale,
@@ -113,16 +97,33 @@ Routed RouteCuda(const at::Tensor& logits, const std::optional<at::Tensor>& bias
                                          top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype);
   CheckRoute(logits, bias, options, layer);
   const Dtypes dtypes = DtypesOf(logits, bias, options);
-  const bool gradient = at::GradMode::is_enabled() && (logits.requires_grad() || (bias && bias->requires_grad()));
-  if (gradient || !KernelSuits(logits, bias, options, dtypes)) return RouteWithTorch(logits, bias, options);
+  return KernelSuits(logits, bias, options, dtypes) ? RunKernel(logits, bias, options, dtypes)
+                                                    : RouteWithTorch(logits, bias, options);
+}
+
+// Hands on to the kernel through the dispatcher, where a fake tensor leaves the way before it has data to read.
+Routed RouteAutograd(const at::Tensor& logits, const std::optional<at::Tensor>& bias, OptionalDtype score_dtype, std::string scores,
+                     int64_t num_groups, int64_t top_groups, std::string group_score, double group_fill, int64_t top_k, bool sorted,
+                     bool weigh_choice, OptionalDtype weight_dtype, std::string renorm, double renorm_min, double scale,
+                     OptionalDtype dtype, std::string layer, int64_t abi) {
+  if (at::GradMode::is_enabled() && (logits.requires_grad() || (bias && bias->requires_grad()))) {
+    CheckAbi(abi, layer);
+    const RouteOptions options =
+        OptionsOf(score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill, top_k, sorted,
+                  weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype);
+    CheckRoute(logits, bias, options, layer);
+    return RouteWithTorch(logits, bias, options);
+  }
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "").typed<decltype(RouteCuda)>();
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return RunKernel(logits, bias, options, dtypes);
+  return op.call(logits, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill, top_k,
+                 sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype, std::move(layer), abi);
 }
 
 }  // namespace
 
 // With a gradient it is torch's ops, which differentiate themselves.
-TORCH_LIBRARY_IMPL(autoep, AutogradCUDA, library) { library.impl("route", &RouteCuda); }
+TORCH_LIBRARY_IMPL(autoep, AutogradCUDA, library) { library.impl("route", &RouteAutograd); }
 TORCH_LIBRARY_IMPL(autoep, CUDA, library) { library.impl("route", &RouteCuda); }
 
 }  // namespace autoep::ops

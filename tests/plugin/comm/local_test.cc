@@ -9,13 +9,16 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 
 #include "plugin/comm/resolve.h"
 
 namespace autoep::comm {
 namespace {
 
+using namespace std::chrono_literals;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
@@ -72,12 +75,19 @@ TEST(LocalGroup, ARankThatThrowsFailsTheOthers) {
   EXPECT_THAT(status.message(), AllOf(HasSubstr("rank 2"), HasSubstr("'ep'"), HasSubstr("the cellar is flooded")));
 }
 
-TEST(LocalGroup, ARankThatStopsEarlyFailsTheOthers) {
+// Rank 1 finishes while rank 0 waits, or before it comes: the order is the threads' own, unless one of them is held back.
+void StopEarly(std::chrono::milliseconds rank_0_waits, std::chrono::milliseconds rank_1_waits) {
   LocalGroup group("ep", 2);
   const Status status = group.Run([&](int64_t rank) {
+    std::this_thread::sleep_for(rank == 0 ? rank_0_waits : rank_1_waits);
     if (rank == 0) Self(2)->AllToAllCounts(at::full({2, 1}, rank, at::kLong));
   });
   EXPECT_THAT(status.message(), HasSubstr("rank 1 finished while other ranks wait"));
+}
+
+TEST(LocalGroup, ARankThatStopsEarlyFailsTheOthers) {
+  StopEarly(0ms, 100ms);
+  StopEarly(100ms, 0ms);
 }
 
 TEST(LocalGroup, RunsAgainAfterAFailure) {
