@@ -2,6 +2,7 @@
 // MatchBlocks: each top-k of a graph, its router, the scan for the experts' sum, and the proof.
 #include "passes/detect/match.h"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -56,6 +57,19 @@ bool IsFixed(const Value* k) {
   if (k->node()->kind() == prim::GetAttr) return true;
   return k->node()->kind() != prim::Param && k->node()->blocks().empty() && std::all_of(inputs.begin(), inputs.end(), IsFixed);
 }
+
+// A proof runs thousands of ops on a few numbers each: threads that wait for one another cost more than they compute, and
+// many times more where other programs use the cores.
+class OneThread {
+ public:
+  OneThread() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
+  ~OneThread() { at::set_num_threads(threads_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  const int threads_;
+};
 
 struct Attempt {
   std::optional<BlockMatch> match;
@@ -153,6 +167,7 @@ MatchOutcome MatchBlocks(const std::shared_ptr<Graph>& graph, const torch::jit::
   const WeightFinder weights(self, *graph);
   const auto gates = FindRouters(*graph, weights);
   if (gates.empty()) return outcome;
+  const OneThread one_thread;
   const ExpertUnits units = FindUnits(*graph, flow, weights);
   const MatchContext context{graph.get(), &self, path, &flow, &weights, &units};
   for (const std::vector<Router>& routers : gates) MatchGate(context, routers, outcome);
