@@ -99,7 +99,7 @@ def print_table(rows: list[Row]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Time of the passes against LibTorch's, by size of the graph")
-    parser.add_argument("--layers", default="150,300,600", help="numbers of layers, one graph each")
+    parser.add_argument("--layers", default="375,750,1500", help="numbers of layers, one graph each")
     parser.add_argument("--autoep", default=os.environ.get("AUTOEP_CLI", str(TESTS.parent / "bazel-bin" / "tools" / "autoep")))
     parser.add_argument("--folder", type=Path, help="where the graphs are kept for another run")
     parser.add_argument("--json", type=Path, help="a file for the rows")
