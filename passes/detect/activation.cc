@@ -24,7 +24,8 @@ struct Unary {
 
 bool IsMul(const Node* node) { return node->kind() == aten::mul || node->kind() == aten::mul_; }
 
-// x * sigmoid(scale * x): %s = sigmoid(mul(%x, scale)); %y = mul(%x, %s), factors in any order. `scale` 1 may be left out.
+// silu(x), or x * sigmoid(scale * x): %s = sigmoid(mul(%x, scale)); %y = mul(%x, %s), factors in any order. `scale` 1 may be left
+// out.
 struct Swish {
   Value* input;
   double scale;
@@ -33,6 +34,7 @@ struct Swish {
 
 std::optional<Swish> MatchSwish(Value* value) {
   Node* product = value->node();
+  if (product->kind() == aten::silu || product->kind() == aten::silu_) return Swish{product->input(), 1.0, {product}};
   if (!IsMul(product)) return std::nullopt;
   for (int side = 0; side < 2; ++side) {
     Value* x = product->input(side);
@@ -47,10 +49,9 @@ std::optional<Swish> MatchSwish(Value* value) {
   return std::nullopt;
 }
 
-// silu(x), x * sigmoid(x), gelu(x, 'none' or 'tanh'), relu(x).
+// swish, gelu(x, 'none' or 'tanh'), relu(x).
 std::optional<Unary> MatchUnary(Value* value) {
   Node* node = value->node();
-  if (node->kind() == aten::silu || node->kind() == aten::silu_) return Unary{"silu", node->input(), {node}};
   if (node->kind() == aten::relu || node->kind() == aten::relu_) return Unary{"relu", node->input(), {node}};
   if (node->kind() == aten::gelu) {
     const auto approximate = ConstString(node->input(1));
@@ -84,24 +85,30 @@ bool IsClamp(const Node* node, std::optional<double> low, double high) {
   return false;
 }
 
-// (clamp(up, -limit, limit) + 1) * swish_alpha(clamp(gate, max=limit)), factors in any order.
+// (clamp(up, -limit, limit) + 1) * swish_alpha(clamp(gate, max=limit)), factors in any order, with or without the 1.
 std::optional<ActivationMatch> MatchClampedSwiglu(Value* value) {
   Node* product = value->node();
   if (!IsMul(product)) return std::nullopt;
   for (int side = 0; side < 2; ++side) {
-    Node* plus = product->input(side)->node();
     const auto swish = MatchSwish(product->input(1 - side));
-    if (!swish || (plus->kind() != aten::add && plus->kind() != aten::add_)) continue;
-    if (ConstNumber(plus->input(1)) != 1.0 || ConstNumber(plus->input(2)) != 1.0) continue;
+    if (!swish) continue;
     Node* gate = swish->input->node();
-    Node* up = plus->input(0)->node();
+    Node* up = product->input(side)->node();
+    Nodes nodes = {product, gate};
+    const bool shifted = up->kind() == aten::add || up->kind() == aten::add_;
+    if (shifted) {
+      if (ConstNumber(up->input(1)) != 1.0 || ConstNumber(up->input(2)) != 1.0) continue;
+      nodes.push_back(up);
+      up = up->input(0)->node();
+    }
+    nodes.push_back(up);
     std::optional<double> limit;
     if (gate->kind() == aten::clamp || gate->kind() == aten::clamp_) limit = ConstNumber(gate->input(2));
     if (gate->kind() == aten::clamp_max) limit = ConstNumber(gate->input(1));
     if (!limit || !IsClamp(gate, std::nullopt, *limit) || !IsClamp(up, -*limit, *limit)) continue;
-    ActivationMatch match{"clamped_swiglu", {swish->scale, *limit}, gate->input(0), up->input(0), {product, plus, gate, up}};
-    match.nodes.insert(match.nodes.end(), swish->nodes.begin(), swish->nodes.end());
-    return match;
+    nodes.insert(nodes.end(), swish->nodes.begin(), swish->nodes.end());
+    return ActivationMatch{
+        shifted ? "clamped_swiglu" : "limited_swiglu", {swish->scale, *limit}, gate->input(0), up->input(0), nodes};
   }
   return std::nullopt;
 }

@@ -113,7 +113,7 @@ class CandidateProof {
   }
 
   // What a node takes rows from, or null. Of factors behind the gate, the one that does not come from it: weights may act on
-  // the input.
+  // the input. A parameter holds no rows: a norm may stand behind the gate too.
   Value* RowsOf(Node* node) const {
     if (KeepsRows(node)) return node->input(0);
     if (flow_.StepOf(node) < flow_.StepOf(router_.gate)) return nullptr;
@@ -123,7 +123,8 @@ class CandidateProof {
     for (Value* factor : factors) {
       Value* made = factor;
       while (KeepsRows(made->node())) made = made->node()->input(0);
-      if (flow_.StepOf(made) < flow_.StepOf(router_.gate)) return factor;
+      const bool constant = made->node()->kind() == prim::GetAttr || made->node()->kind() == prim::Constant;
+      if (!constant && flow_.StepOf(made) < flow_.StepOf(router_.gate)) return factor;
     }
     return nullptr;
   }
@@ -141,20 +142,31 @@ class CandidateProof {
     return {context_.self, context_.graph, &units_, &router_, chain_.back(), root_rank_, hidden_, dtype_, served, ShapeTokens()};
   }
 
-  // The steps from root and gate to the sum. Where the gate reads something else than the root, down to the logits only.
+  // The steps from root and gate to the sum. Where the gate reads something else than the root, down to the logits only. Where
+  // a step reads what lies before the root (a norm's type_as), the root moves to where that step is done.
   std::optional<std::set<int>> StepsFromRouter() {
+    std::optional<Node*> farthest;
+    while (true) {
+      Closure closure = StepsFromRoot();
+      if (!closure.foreign) return std::move(closure.steps);
+      if (!farthest) farthest = closure.foreign;
+      if (chain_.size() == 1) break;
+      chain_.pop_back();
+    }
+    foreign_ = *farthest;
+    return std::nullopt;
+  }
+
+  Closure StepsFromRoot() const {
     ClosureOptions options;
     options.boundary = {chain_.back()};
     options.first_step = flow_.StepOf(chain_.back());
     options.explained_only = false;
     Closure closure = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
-    if (!closure.foreign) return std::move(closure.steps);
+    if (!closure.foreign) return closure;
     options.boundary.insert(router_.input);
     options.first_step = -1;
-    closure = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
-    if (!closure.foreign) return std::move(closure.steps);
-    foreign_ = closure.foreign;
-    return std::nullopt;
+    return FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
   }
 
   ClaimResult ProveWithRank() {

@@ -103,7 +103,8 @@ class DenseExperts {
       x = graph_.insert(aten::clamp, {x, -std::numeric_limits<double>::infinity(), limit});
       Value* swish = graph_.insert(aten::mul, {x, graph_.insert(aten::sigmoid, {graph_.insert(aten::mul, {x, alpha})})});
       up = graph_.insert(aten::clamp, {up, -limit, limit});
-      return graph_.insert(aten::mul, {graph_.insert(aten::add, {up, 1.0}), swish});
+      if (spec->shift != 0) up = graph_.insert(aten::add, {up, spec->shift});
+      return graph_.insert(aten::mul, {up, swish});
     }
     x = Unary(spec->kind, x);
     return gate ? graph_.insert(aten::mul, {x, up}) : x;

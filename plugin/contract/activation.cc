@@ -12,11 +12,12 @@ struct Entry {
   ActivationSpec spec;
 };
 
-constexpr std::array<Entry, 10> kActivations = {{{"silu_gated", {Activation::kSilu, true}},
+constexpr std::array<Entry, 11> kActivations = {{{"silu_gated", {Activation::kSilu, true}},
                                                  {"gelu_gated", {Activation::kGelu, true}},
                                                  {"gelu_tanh_gated", {Activation::kGeluTanh, true}},
                                                  {"relu_gated", {Activation::kRelu, true}},
-                                                 {"clamped_swiglu", {Activation::kClampedSwiglu, true}},
+                                                 {"clamped_swiglu", {Activation::kClampedSwiglu, true, 1}},
+                                                 {"limited_swiglu", {Activation::kClampedSwiglu, true, 0}},
                                                  {"silu", {Activation::kSilu, false}},
                                                  {"gelu", {Activation::kGelu, false}},
                                                  {"gelu_tanh", {Activation::kGeluTanh, false}},

@@ -11,11 +11,13 @@ enum class Activation { kSilu, kGelu, kGeluTanh, kRelu, kReluSquared, kClampedSw
 
 struct ActivationSpec {
   Activation kind;
-  bool gated;  // act(gate) * up with gate_up [., 2I, .]; else act(up) with up [., I, .]
+  bool gated;        // act(gate) * up with gate_up [., 2I, .]; else act(up) with up [., I, .]
+  double shift = 0;  // kClampedSwiglu only: what is added to the clamped up
 };
 
 // "silu_gated", "gelu_gated", "gelu_tanh_gated", "relu_gated", "silu", "gelu", "gelu_tanh", "relu", "relu_squared",
-// "clamped_swiglu" (gated; args alpha, limit: (clamp(u, -limit, limit) + 1) * g * sigmoid(alpha * g), g = clamp(gate, max=limit)).
+// "clamped_swiglu" (gated; args alpha, limit: (clamp(u, -limit, limit) + 1) * g * sigmoid(alpha * g), g = clamp(gate, max=limit)),
+// "limited_swiglu" (the same without the 1).
 std::optional<ActivationSpec> ParseActivation(std::string_view name);
 
 }  // namespace autoep::contract

@@ -13,7 +13,7 @@ def token_errors(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     assert found.dtype == expected.dtype, f"{found.dtype} instead of {expected.dtype}"
     if expected.numel() == 0:
         return torch.zeros(0)
-    difference = (found.double() - expected.double()).abs().flatten(0, -2).amax(-1)
+    difference = (found.double() - expected.double()).abs().reshape(-1, found.shape[-1]).amax(-1)
     return difference / expected.double().abs().max()
 
 

@@ -74,6 +74,7 @@ def _small(config):
         else:
             value = size
         setattr(config, name, value)
+    config.enable_moe_block = True  # gemma4's
     config._experts_implementation = "grouped_mm"
     config._attn_implementation = "eager"
     return config
@@ -84,20 +85,49 @@ def _annotated_config(kind: type) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
+class RoutedLayer(nn.Module):
+    """The MoE part of a decoder layer that holds router and experts itself, each behind a norm of its own (gemma4)."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.router, self.norm, self.experts = layer.router, layer.pre_feedforward_layernorm_2, layer.experts
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        flat = hidden_states.reshape(-1, hidden_states.shape[-1])
+        _, weights, ids = self.router(flat)
+        return self.experts(self.norm(flat), ids, weights).reshape(hidden_states.shape)
+
+
+def _construct(kind: type[nn.Module], config, words: dict) -> nn.Module:
+    """Sizes that the configuration does not have, though the class reads them, are added."""
+    while True:
+        torch.manual_seed(0)
+        try:
+            return kind(config, **words)
+        except AttributeError as error:
+            missing = getattr(error, "name", None)
+            size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, missing or "")), None)
+            if size is None or hasattr(config, missing):
+                raise
+            setattr(config, missing, size)
+
+
 def make_block(module_name: str, experts: str) -> nn.Module:
     use_transformers(5)
     module = importlib.import_module(module_name)
     kind = _block_class(module, experts)
     asked = inspect.signature(kind.__init__).parameters
-    words = {name: value for name, value in {"layer_idx": 7, "intermediate_size": 96}.items() if name in asked}
+    whole_layer = kind.__name__.endswith("DecoderLayer")
+    words = {name: value for name, value in {"layer_idx": 0 if whole_layer else 7, "intermediate_size": 96}.items() if name in asked}
     failures = []
     for config in sorted(_config_classes(module), key=lambda config: config.__name__ != _annotated_config(kind)):
-        torch.manual_seed(0)
         try:
-            block = kind(_small(config()), **words)
+            block = _construct(kind, _small(config()), words)
         except (AttributeError, TypeError) as error:  # the configuration of another part of the model
             failures.append(error)
             continue
+        if whole_layer:
+            block = RoutedLayer(block)
         return randomize_biases(randomize(block.float())).eval()
     raise failures[0]
 

@@ -63,7 +63,7 @@ __device__ __forceinline__ S Gated(const ActivationCall& call, S gate, S up) {
   if (call.spec.kind == contract::Activation::kClampedSwiglu) {
     const S limit = static_cast<S>(call.limit);
     gate = ClampAbove(gate, limit);
-    up = (up < -limit ? -limit : ClampAbove(up, limit)) + 1;
+    up = (up < -limit ? -limit : ClampAbove(up, limit)) + static_cast<S>(call.spec.shift);
   }
   return Activate(call, gate).value * up;
 }
@@ -95,7 +95,7 @@ __device__ __forceinline__ void GatedBackward(const ActivationCall& call, S grad
     pass_gate = gate <= limit ? 1 : 0;
     pass_up = up >= -limit && up <= limit ? 1 : 0;
     gate = ClampAbove(gate, limit);
-    up = (up < -limit ? -limit : ClampAbove(up, limit)) + 1;
+    up = (up < -limit ? -limit : ClampAbove(up, limit)) + static_cast<S>(call.spec.shift);
   }
   const Slope<S> at = Activate(call, gate);
   gate = grad * up * at.slope * pass_gate;

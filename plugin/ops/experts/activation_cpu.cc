@@ -86,7 +86,7 @@ GateUp<T> Load(const ExpertsCall& call, const Row* gate, const Row* up) {
   const T limit = T(call.limit);
   pair.gate_moves = pair.gate <= limit;
   pair.up_moves = pair.up >= -limit && pair.up <= limit;
-  return {std::min(pair.gate, limit), std::clamp(pair.up, -limit, limit) + T{1}, pair.gate_moves, pair.up_moves};
+  return {std::min(pair.gate, limit), std::clamp(pair.up, -limit, limit) + T(call.activation.shift), pair.gate_moves, pair.up_moves};
 }
 
 // Calls body(T, Row) with the tensors' types.

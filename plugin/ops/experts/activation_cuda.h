@@ -11,7 +11,7 @@ namespace autoep::ops::cuda {
 
 struct ActivationCall {
   contract::ActivationSpec spec{contract::Activation::kSilu, false};
-  double alpha = 1;  // clamped_swiglu only
+  double alpha = 1;  // kClampedSwiglu only
   double limit = 0;
 };
 

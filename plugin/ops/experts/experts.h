@@ -21,7 +21,7 @@ struct ExpertsCall {
   std::optional<at::Tensor> gate_up_bias;
   std::optional<at::Tensor> down_bias;
   contract::ActivationSpec activation;
-  double alpha = 1;  // clamped_swiglu only
+  double alpha = 1;  // kClampedSwiglu only
   double limit = 0;
 };
 

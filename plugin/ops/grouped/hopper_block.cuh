@@ -64,7 +64,7 @@ struct KernelArgs {
   int slots, columns, depth;
   Cut cut;
   contract::Activation activation;
-  float alpha, limit, shift;  // clamped_swiglu's; silu is alpha 1, no limit, shift 0
+  float alpha, limit, shift;  // kClampedSwiglu's; silu is alpha 1, no limit, shift 0
   bool only_in_is_fresh;
 };
 

@@ -191,7 +191,7 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
                         activation.spec.kind,
                         clamped ? static_cast<float>(activation.alpha) : 1,
                         clamped ? static_cast<float>(activation.limit) : kNoLimit,
-                        clamped ? 1.0f : 0.0f,
+                        static_cast<float>(activation.spec.shift),
                         product.only_in_is_fresh};
   const auto kernel = GroupedKernel<T, kForm>;
   if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes(cut));

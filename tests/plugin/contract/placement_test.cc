@@ -54,11 +54,11 @@ TEST(Placement, EverySlotIsUsedOnce) {
 TEST(Activation, EveryNameHasASpecOfItsOwn) {
   std::set<std::pair<Activation, bool>> specs;
   for (const char* name : {"silu_gated", "gelu_gated", "gelu_tanh_gated", "relu_gated", "silu", "gelu", "gelu_tanh", "relu",
-                           "relu_squared", "clamped_swiglu"}) {
+                           "relu_squared", "clamped_swiglu", "limited_swiglu"}) {
     const auto spec = ParseActivation(name);
     ASSERT_TRUE(spec.has_value()) << name;
     EXPECT_TRUE(specs.emplace(spec->kind, spec->gated).second) << name;
-    EXPECT_EQ(spec->gated, std::string_view(name).ends_with("_gated") || std::string_view(name) == "clamped_swiglu");
+    EXPECT_EQ(spec->gated, std::string_view(name).ends_with("_gated") || std::string_view(name).ends_with("swiglu"));
   }
   EXPECT_FALSE(ParseActivation("SiLU").has_value());
   EXPECT_FALSE(ParseActivation("").has_value());

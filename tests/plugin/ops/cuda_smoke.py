@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import moe  # noqa: E402
 
 TOLERANCE = {torch.double: 1e-10, torch.float: 1e-4, torch.half: 1e-2, torch.bfloat16: 3e-2}
-KINKED = {"relu_gated", "relu", "clamped_swiglu"}
+KINKED = {"relu_gated", "relu", "clamped_swiglu", "limited_swiglu"}
 
 
 def _operands(name="silu_gated", dtype=torch.float, hidden=64, inner=48, ids=None, **sizes):

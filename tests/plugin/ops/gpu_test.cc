@@ -73,10 +73,10 @@ TEST_F(Gpu, SizesThatFillNoTile) {
 
 TEST_F(Gpu, EveryActivation) {
   for (const char* activation : {"silu_gated", "gelu_gated", "gelu_tanh_gated", "relu_gated", "silu", "gelu", "gelu_tanh", "relu",
-                                 "relu_squared", "clamped_swiglu"}) {
+                                 "relu_squared", "clamped_swiglu", "limited_swiglu"}) {
     SCOPED_TRACE(activation);
     std::vector<double> args;
-    if (std::string(activation) == "clamped_swiglu") args = {1.702, 0.7};
+    if (std::string(activation).ends_with("ed_swiglu")) args = {1.702, 0.7};
     CheckMoe({.hidden = 64, .inner = 48, .type = at::kBFloat16, .activation = activation, .activation_args = args},
              RandomIds(50, 8, 3));
   }

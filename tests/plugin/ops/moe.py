@@ -15,7 +15,7 @@ ACTIVATIONS = {
     "relu": F.relu,
     "relu_squared": lambda x: F.relu(x).square(),
 }
-NAMES = [*ACTIVATIONS, *(f"{name}_gated" for name in ACTIVATIONS if name != "relu_squared"), "clamped_swiglu"]
+NAMES = [*ACTIVATIONS, *(f"{name}_gated" for name in ACTIVATIONS if name != "relu_squared"), "clamped_swiglu", "limited_swiglu"]
 
 
 def placement(experts: int, ranks: int) -> torch.Tensor:
@@ -24,11 +24,11 @@ def placement(experts: int, ranks: int) -> torch.Tensor:
 
 
 def activation_args(name: str) -> list[float]:
-    return [1.702, 0.7] if name == "clamped_swiglu" else []
+    return [1.702, 0.7] if name.endswith("swiglu") else []
 
 
 def width(name: str, inner: int) -> int:
-    return 2 * inner if name.endswith("gated") or name == "clamped_swiglu" else inner
+    return 2 * inner if name.endswith(("gated", "swiglu")) else inner
 
 
 def run(x, ids, weights, scale, gate_up, down, gate_up_bias, down_bias, name, ranks=1, group="", table=None):
@@ -42,11 +42,11 @@ def run(x, ids, weights, scale, gate_up, down, gate_up_bias, down_bias, name, ra
 
 
 def _activate(hidden: torch.Tensor, name: str) -> torch.Tensor:
-    if name == "clamped_swiglu":
+    if name.endswith("swiglu"):
         alpha, limit = activation_args(name)
         gate, up = hidden.chunk(2, -1)
         gate = gate.clamp(max=limit)
-        return (up.clamp(-limit, limit) + 1) * gate * torch.sigmoid(alpha * gate)
+        return (up.clamp(-limit, limit) + (name == "clamped_swiglu")) * gate * torch.sigmoid(alpha * gate)
     if name.endswith("_gated"):
         gate, up = hidden.chunk(2, -1)
         return ACTIVATIONS[name.removesuffix("_gated")](gate) * up

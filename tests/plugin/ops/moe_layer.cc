@@ -65,8 +65,9 @@ at::Tensor Activate(const LayerOptions& options, const at::Tensor& hidden) {
     case contract::Activation::kClampedSwiglu: {
       const double alpha = options.activation_args[0];
       const double limit = options.activation_args[1];
+      const double shift = options.activation == "clamped_swiglu" ? 1 : 0;
       const at::Tensor g = at::clamp_max(gate, limit);
-      return (at::clamp(hidden.narrow(1, options.inner, options.inner), -limit, limit) + 1) * g * at::sigmoid(g * alpha);
+      return (at::clamp(hidden.narrow(1, options.inner, options.inner), -limit, limit) + shift) * g * at::sigmoid(g * alpha);
     }
   }
   return {};

@@ -40,7 +40,8 @@ TEST(OneRank, EveryActivationAndDtype) {
                                                    {"gelu_tanh"},
                                                    {"relu"},
                                                    {"relu_squared"},
-                                                   {"clamped_swiglu", {1.702, 0.7}}};
+                                                   {"clamped_swiglu", {1.702, 0.7}},
+                                                   {"limited_swiglu", {1.0, 0.7}}};
   for (const ActivationCase& activation : activations) {
     for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16}) {
       for (const bool biases : {false, true}) {
