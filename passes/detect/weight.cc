@@ -18,6 +18,8 @@ namespace prim = c10::prim;
 
 namespace {
 
+const auto kNumpyT = c10::Symbol::fromQualString("aten::numpy_T");
+
 void NumberConstants(Block* block, std::unordered_map<const Value*, int>& constants) {
   for (Node* node : block->nodes()) {
     if (node->kind() == prim::Constant && node->output()->type()->kind() == c10::TypeKind::TensorType) {
@@ -27,9 +29,9 @@ void NumberConstants(Block* block, std::unordered_map<const Value*, int>& consta
   }
 }
 
-// t(W), or transpose(W, a, b) of the last two dimensions in either order.
+// t(W), W.T, or transpose(W, a, b) of the last two dimensions in either order.
 bool SwapsLastTwo(const Node* node, int64_t dims) {
-  if (node->kind() == aten::t) return dims == 2;
+  if (node->kind() == aten::t || node->kind() == kNumpyT) return dims == 2;
   if (node->kind() != aten::transpose) return false;
   auto a = ConstInt(node->input(1)), b = ConstInt(node->input(2));
   if (!a || !b) return false;
@@ -74,7 +76,8 @@ std::optional<Weight> WeightFinder::Find(Value* value) const {
   if (node->kind() == prim::Constant) {
     const auto number = constants_.find(value);
     if (number == constants_.end()) return std::nullopt;
-    return Weight{fmt::format("constant:{}", number->second), torch::jit::toIValue(value)->toTensor(), false, nullptr, std::nullopt, {node}};
+    return Weight{
+        fmt::format("constant:{}", number->second), torch::jit::toIValue(value)->toTensor(), false, nullptr, std::nullopt, {node}};
   }
   if (node->kind() == aten::detach || node->kind() == aten::contiguous) {
     auto weight = Find(node->input(0));
@@ -91,7 +94,7 @@ std::optional<Weight> WeightFinder::Find(Value* value) const {
     if (weight) weight->nodes.push_back(node);
     return weight;
   }
-  if (node->kind() != aten::t && node->kind() != aten::transpose) return std::nullopt;
+  if (node->kind() != aten::t && node->kind() != kNumpyT && node->kind() != aten::transpose) return std::nullopt;
   auto weight = Find(node->input(0));
   if (!weight || !SwapsLastTwo(node, weight->dim())) return std::nullopt;
   weight->swapped = !weight->swapped;
@@ -103,7 +106,8 @@ std::optional<Weight> WeightFinder::Find(Value* value) const {
 std::optional<Weight> WeightFinder::FindSplit(Node* view) const {
   const auto sizes = ConstInts(view->input(1));
   auto weight = Find(view->input(0));
-  if (!sizes || sizes->size() != 3 || !weight || weight->tensor.dim() != 2 || weight->swapped || weight->dim() != 2) return std::nullopt;
+  if (!sizes || sizes->size() != 3 || !weight || weight->tensor.dim() != 2 || weight->swapped || weight->dim() != 2)
+    return std::nullopt;
   if ((*sizes)[2] != weight->tensor.size(1) || !weight->tensor.is_contiguous()) return std::nullopt;
   const int64_t rows = weight->tensor.size(0);
   const int64_t known = (*sizes)[1] > 0 ? (*sizes)[1] : (*sizes)[0];
