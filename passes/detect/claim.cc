@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <map>
 #include <random>
 #include <utility>
 
@@ -178,7 +179,8 @@ class CandidateProof {
       return Refused("the block must run on made-up tokens: " + FirstLine(error));
     }
     if (!PickTokens()) return Refused("the experts' sum must have the shape of the tokens", nullptr, /*far=*/true);
-    if (router_.ids && !shapes_.contains(router_.ids)) return Refused("the choice of experts must be made for every token", router_.choice);
+    if (router_.ids && !shapes_.contains(router_.ids))
+      return Refused("the choice of experts must be made for every token", router_.choice);
     std::optional<ClaimResult> first;
     for (const Cut& cut : FindCuts(candidate_, router_, flow_, units_, *steps, shapes_, ShapeTokens())) {
       auto result = ProveCut(cut);
@@ -207,10 +209,24 @@ class CandidateProof {
     return false;
   }
 
+  // Values between the gate and the choice that have the tokens' rows: the region may ask for their sizes.
+  std::map<const Value*, RowShape> RouterShapes() const {
+    std::map<const Value*, RowShape> found;
+    const int last = flow_.StepOf(router_.choice);
+    for (const auto& [value, shape] : shapes_) {
+      const int step = flow_.StepOf(value);
+      if (step < flow_.StepOf(router_.gate) || step > last) continue;
+      if (const auto rows = ParseRowShape(shape.sizes, ShapeTokens())) found.emplace(value, *rows);
+    }
+    return found;
+  }
+
   ClaimResult ProveCut(const Cut& cut) {
     ClosureOptions options;
     options.boundary = {chain_.back(), cut.weights};
     if (cut.choice) options.boundary.insert(cut.choice);
+    const auto router_shapes = RouterShapes();
+    for (const auto& [value, shape] : router_shapes) options.shapes.insert(value);
     const Closure region = FindClosure(candidate_.value, candidate_.step, flow_, units_, options);
     if (region.foreign) {
       return Refused(
@@ -221,6 +237,7 @@ class CandidateProof {
     Claim claim;
     claim.stage = MakeStage();
     claim.steps = region.steps;
+    for (const Value* value : region.shapes) claim.shapes.push_back({value, router_shapes.at(value), shapes_.at(value).dtype});
     claim.tokens = tokens_;
     claim.out = candidate_.value;
     claim.cut = cut;
@@ -269,8 +286,8 @@ class CandidateProof {
         size_t own = unit_of_expert.size();
         while (own > 0 && unit_of_expert[own - 1] == kIdentity) --own;
         if (claim.units.size() != own) {
-          return Refused(fmt::format("the graph must hold one feed-forward for each of the router's {} experts, and holds {}",
-                                     own, claim.units.size()));
+          return Refused(fmt::format("the graph must hold one feed-forward for each of the router's {} experts, and holds {}", own,
+                                     claim.units.size()));
         }
         std::vector<int> sorted(unit_of_expert.begin(), unit_of_expert.begin() + own);
         for (const int unit : sorted) experts.push_back(unit < 0 ? nullptr : &units_.units[unit]);
@@ -291,7 +308,8 @@ class CandidateProof {
 
   // So that experts that are not chosen add nothing. All activations are 0 at 0.
   static bool AnswersZeroWithZero(const ExpertFfn& expert) {
-    return !expert.up.projection.bias && !expert.down.bias && (!expert.gate || !expert.gate->projection.bias) && expert.scale == 1.0;
+    return !expert.up.projection.bias && !expert.down.bias && (!expert.gate || !expert.gate->projection.bias) &&
+           expert.scale == 1.0;
   }
 
   ClaimResult Finish(const Claim& claim, const std::vector<const ExpertFfn*>& experts, std::map<std::string, std::string> facts) {
@@ -325,7 +343,8 @@ class CandidateProof {
       for (const ExpertFfn* expert : experts) match.rebuilt.push_back(*expert);
     }
     const auto flat = [](const RowShape& rows) { return !rows.batched && rows.columns > 0; };
-    match.flatten = shapes_.at(tokens_).sizes.size() != 2 || !flat(claim.cut.weights_rows) || (claim.cut.choice && !flat(claim.cut.choice_rows));
+    match.flatten = shapes_.at(tokens_).sizes.size() != 2 || !flat(claim.cut.weights_rows) ||
+                    (claim.cut.choice && !flat(claim.cut.choice_rows));
     for (const Value* given : {match.tokens, match.ids, match.mask, match.weights}) {
       if (const Node* writer = given ? WriterAfterRead(given, claim.steps) : nullptr) {
         return Refused("what enters the experts must not be changed in place before their sum", writer);

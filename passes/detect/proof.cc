@@ -239,6 +239,9 @@ at::Tensor Run(const Claim& claim, const GraphFlow& flow, const Trial& trial, co
   Interpreter run(*stage.self, *stage.graph, stands);
   run.Set(stage.root, trial.x.view(Sizes(trial.tokens, stage.root_rank, stage.hidden)).to(stage.dtype));
   SetCut(claim, trial, run);
+  for (const ShapeGiven& given : claim.shapes) {
+    run.Set(given.value, at::empty(given.rows.Sizes(trial.tokens), at::TensorOptions().dtype(given.dtype)));
+  }
   RunSteps(run, flow, claim.steps);
   const at::Tensor out = run.Get(claim.out).toTensor();
   const at::Tensor tokens = run.Get(claim.tokens).toTensor();

@@ -45,15 +45,23 @@ struct Stage {
 // Values that are no tensors are left out. Throws c10::Error.
 ShapeTable InferShapes(const Stage& stage, const GraphFlow& flow, const std::set<int>& steps);
 
+// A value of which the region reads nothing but its shape.
+struct ShapeGiven {
+  const torch::jit::Value* value = nullptr;
+  RowShape rows;
+  at::ScalarType dtype = at::kFloat;
+};
+
 struct Claim {
   Stage stage;
   std::set<int> steps;  // the region
+  std::vector<ShapeGiven> shapes;
   torch::jit::Value* tokens = nullptr;
   torch::jit::Value* out = nullptr;
   Cut cut;
   bool weights_on_input = false;
-  bool negative_weights = false;   // try them too
-  std::vector<int> units;          // of the region; those with the same weights once
+  bool negative_weights = false;  // try them too
+  std::vector<int> units;         // of the region; those with the same weights once
 };
 
 // In a list of units by expert.

@@ -174,6 +174,14 @@ bool IsExplained(const Node* node, const ExpertUnits& units) {
   return true;
 }
 
+bool TakesShapeOnly(const Node* node) {
+  static const std::unordered_set<c10::Symbol> kinds = {
+      aten::size,       aten::dim,       prim::dtype,     prim::device,   aten::zeros_like, aten::ones_like,
+      aten::empty_like, aten::full_like, aten::new_zeros, aten::new_ones, aten::new_full,   aten::new_empty,
+  };
+  return kinds.contains(node->kind());
+}
+
 std::vector<Value*> StepReads(int step, const GraphFlow& flow, const ExpertUnits& units) {
   const auto unit = units.by_output.find(flow.NodeAt(step));
   if (unit == units.by_output.end()) return flow.Reads(step);
@@ -217,7 +225,14 @@ class ClosureWalk {
       Node* node = flow_.NodeAt(step);
       const bool early = step < options_.first_step && !IsSource(node);
       if (early || (options_.explained_only && !IsExplained(node, units_))) Meet(node);
-      for (const Value* read : StepReads(step, flow_, units_)) Need(read, step);
+      for (const Value* read : StepReads(step, flow_, units_)) {
+        const bool given = options_.shapes.contains(read) && !options_.boundary.contains(read);
+        if (given && TakesShapeOnly(node) && node->input(0) == read) {
+          closure_.shapes.insert(read);
+        } else {
+          Need(read, step);
+        }
+      }
     }
     return std::move(closure_);
   }

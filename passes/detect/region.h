@@ -32,15 +32,20 @@ ExpertUnits FindUnits(torch::jit::Graph& graph, const GraphFlow& flow, const Wei
 // proof.h). Nested blocks must hold such ops and whole units only.
 bool IsExplained(const torch::jit::Node* node, const ExpertUnits& units);
 
+// True for ops that take from their first input its sizes, dtype or device, and no number in it.
+bool TakesShapeOnly(const torch::jit::Node* node);
+
 struct Closure {
   std::set<int> steps;
-  torch::jit::Node* foreign = nullptr;  // the first node met that may not be there; null: the closure is complete
+  std::set<const torch::jit::Value*> shapes;  // of options.shapes, those met
+  torch::jit::Node* foreign = nullptr;        // the first node met that may not be there; null: the closure is complete
 };
 
 struct ClosureOptions {
   std::set<const torch::jit::Value*> boundary;  // values that are given
-  int first_step = -1;   // steps before it may only be constants and attributes
+  int first_step = -1;                          // steps before it may only be constants and attributes
   bool explained_only = true;
+  std::set<const torch::jit::Value*> shapes;  // values that are given to ops that take their shape only
 };
 
 // All steps that `value`, read after step `at`, depends on: makers and writers, down to the boundary.

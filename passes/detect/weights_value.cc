@@ -13,7 +13,8 @@ namespace {
 
 class LogitsTaint {
  public:
-  LogitsTaint(const Router& router, const Value* choice, const GraphFlow& flow, const ExpertUnits& units, const std::set<int>& steps)
+  LogitsTaint(const Router& router, const Value* choice, const GraphFlow& flow, const ExpertUnits& units,
+              const std::set<int>& steps)
       : flow_(flow), choice_(choice ? flow.RootOf(choice) : -1) {
     roots_.insert(flow.RootOf(router.gate->output()));
     for (const int step : steps) {
@@ -35,14 +36,6 @@ class LogitsTaint {
   }
 
  private:
-  static bool TakesShapeOnly(const Node* node) {
-    static const std::set<c10::Symbol> kinds = {
-        c10::aten::size,      c10::aten::zeros_like, c10::aten::ones_like, c10::aten::empty_like,
-        c10::aten::new_zeros, c10::aten::new_ones,   c10::aten::new_empty,
-    };
-    return kinds.contains(node->kind());
-  }
-
   // The choice is a boundary of its own.
   void Add(GraphFlow::Root root) {
     if (root != choice_) roots_.insert(root);
@@ -63,7 +56,7 @@ std::vector<Value*> FindWeightsCandidates(Value* out, int at, const Router& rout
   std::unordered_map<int, Value*> read_as;  // null: by more than one name
   const auto push = [&](Value* value, int reader) {
     const int step = DefinitionStep(value, reader, flow);
-    if (step < 0) return;
+    if (step < 0 || TakesShapeOnly(flow.NodeAt(step))) return;
     frontier.insert(step);
     const auto known = read_as.emplace(step, value).first;
     if (known->second != value) known->second = nullptr;

@@ -38,6 +38,26 @@ constexpr char kStackedHitTurn[] = R"(
     y@ = torch.linear(torch.silu(gate@) * up@, self.down[int(e@)])
     out.index_add_(0, found@[1], y@ * w[found@[1], found@[0]].unsqueeze(-1))
 )";
+// dbrx of transformers 5.
+constexpr char kFlatHitTurn[] = R"(
+    e@ = hit@[0]
+    found@ = torch.where(mask[int(e@)])
+    rows@ = x[found@[1]]
+    first@ = self.flat_w1.view(-1, 12, 16)[int(e@)]
+    third@ = self.flat_w3.view(-1, 12, 16)[int(e@)]
+    h@ = torch.silu(rows@.matmul(first@.T)) * rows@.matmul(third@.T)
+    y@ = h@.matmul(self.flat_w2.view(-1, 12, 16)[int(e@)])
+    out.index_add_(0, found@[1], y@ * w[found@[1], found@[0]].unsqueeze(-1))
+)";
+// gpt_oss of transformers 4: the weights are read from a table that was made for the shape of the logits.
+constexpr char kTableHitTurn[] = R"(
+    e@ = hit@[0]
+    found@ = torch.where(mask[int(e@)])
+    both@ = torch.linear(x[found@[1]], self.gate_up[int(e@)])
+    gate@, up@ = torch.chunk(both@, 2, -1)
+    y@ = torch.linear(torch.silu(gate@) * up@, self.down[int(e@)])
+    out.index_add_(0, found@[1], y@ * table[:, int(e@)].unsqueeze(1)[found@[1]])
+)";
 constexpr char kStackedRangeTurn[] = R"(
     found@ = torch.where(ids == #)
     gate@, up@ = torch.chunk(torch.linear(x[found@[0]], self.gate_up[#]), 2, -1)
@@ -79,6 +99,9 @@ Module MakeModular(const std::string& source, const Experts& made = {}) {
   block.register_parameter("gate", at::zeros({kExperts, kHidden}), false);
   block.register_parameter("gate_up", at::zeros({kExperts, 2 * kWidth, kHidden}), false);
   block.register_parameter("down", at::zeros({kExperts, kHidden, kWidth}), false);
+  for (const char* name : {"flat_w1", "flat_w3", "flat_w2"}) {
+    block.register_parameter(name, at::zeros({kExperts * kWidth, kHidden}), false);
+  }
   Module experts = create("Experts");
   for (int64_t e = 0; e < made.count; ++e) {
     if (e == made.missing) continue;
@@ -140,6 +163,32 @@ TEST(Baked, HitLoopOverStackedWeights) {
   const Matched matched = Match(MakeModular(WithTurns(Hits(3) + Turns(kStackedHitTurn, {0, 0, 0}))));
   ExpectRebuilt(matched, "inputs that choose exactly 3 experts");
   EXPECT_EQ(matched.outcome.matches[0].layer.tensors[0].parts.size(), 1u);
+}
+
+TEST(Baked, HitLoopOverFlatWeights) {
+  const Matched matched = Match(MakeModular(WithTurns(Hits(3) + Turns(kFlatHitTurn, {0, 0, 0}))));
+  ExpectRebuilt(matched, "inputs that choose exactly 3 experts");
+  const contract::SourcePart down{"block.flat_w2", 0, kExperts, 0, kHidden, 0, 1, true};
+  EXPECT_EQ(matched.outcome.matches[0].layer.tensors[1].parts[0], down);
+}
+
+std::string TableHits(const std::string& table) {
+  return WithTurns("\n    table = " + table + Hits(3) + Turns(kTableHitTurn, {0, 0, 0}));
+}
+
+TEST(Baked, HitLoopThatReadsTheWeightsFromATable) {
+  const Matched matched = Match(MakeModular(TableHits("torch.zeros_like(logits).scatter_(1, ids, w)")));
+  ExpectRebuilt(matched, "inputs that choose exactly 3 experts");
+  EXPECT_EQ(matched.outcome.matches[0].weights->node()->kind(), c10::aten::div);
+}
+
+TEST(BakedRefusal, ATableThatHoldsMoreThanTheWeights) {
+  ExpectRefused(Match(MakeModular(TableHits("torch.ones_like(logits).scatter_(1, ids, w) + 1.0"))),
+                "the sum is not that of the chosen experts");
+}
+
+TEST(BakedRefusal, ATableMadeOfTheLogits) {
+  ExpectRefused(Match(MakeModular(TableHits("(logits > 3.0).to(6).scatter_(1, ids, w)"))), "must be one value");
 }
 
 TEST(Baked, ConstantIndicesIntoStackedWeights) {
