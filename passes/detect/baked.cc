@@ -50,16 +50,15 @@ std::string DescribeAssumption(const ServedExperts& served) {
 
 class Rebuilder {
  public:
-  Rebuilder(const MatchContext& context, const Router& router) : context_(context), router_(router) {}
+  Rebuilder(const MatchContext& context, const Router& router, const Node* hits) : context_(context), router_(router), hits_(hits) {}
 
   std::optional<ClaimResult> Rebuild() {
-    const Node* hits = FindBakedHits(router_, *context_.flow);
     std::vector<ServedExperts> loops = FindServedExperts(*context_.self, router_, *context_.units);
-    if (hits) {
+    if (hits_) {
       if (auto frozen = FindFrozenLoop()) loops.push_back(*std::move(frozen));
     }
     for (const ServedExperts& served : loops) {
-      const std::string binding = DescribeBinding(served, hits != nullptr);
+      const std::string binding = DescribeBinding(served, hits_ != nullptr);
       if (binding.empty() || HoldsMissing(served)) continue;
       if (auto result = RebuildLoop(served, binding)) {
         if (result->match) return result;
@@ -171,6 +170,7 @@ class Rebuilder {
   static constexpr int kMostCandidates = 64;  // between the last expert and the sum are a few values
   const MatchContext& context_;
   const Router& router_;
+  const Node* hits_;
   int candidates_ = 0;
   std::set<std::string> reads_;  // names of all tensors that the graph reads
   std::optional<ClaimResult> refused_;
@@ -199,8 +199,8 @@ Node* FindBakedHits(const Router& router, const GraphFlow& flow) {
   return nullptr;
 }
 
-std::optional<ClaimResult> RebuildBaked(const MatchContext& context, const Router& router) {
-  return Rebuilder(context, router).Rebuild();
+std::optional<ClaimResult> RebuildBaked(const MatchContext& context, const Router& router, const Node* hits) {
+  return Rebuilder(context, router, hits).Rebuild();
 }
 
 }  // namespace autoep

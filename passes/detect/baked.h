@@ -14,7 +14,8 @@ namespace autoep {
 // prim::ListUnpack(%hit). Null if there is none.
 torch::jit::Node* FindBakedHits(const Router& router, const GraphFlow& flow);
 
-// The rebuilt block, or why a baked one cannot be rebuilt; nullopt where nothing says that the block is baked.
-std::optional<ClaimResult> RebuildBaked(const MatchContext& context, const Router& router);
+// The rebuilt block, or why a baked one cannot be rebuilt; nullopt where nothing says that the block is baked. `hits` is what
+// FindBakedHits found for the gate.
+std::optional<ClaimResult> RebuildBaked(const MatchContext& context, const Router& router, const torch::jit::Node* hits);
 
 }  // namespace autoep

@@ -130,17 +130,21 @@ class CandidateProof {
     return nullptr;
   }
 
+  // How many experts a token of a baked loop has. Of a table or a mask, the best one: a mask of more is made by counting, up to a
+  // number that traces of known routers take from their example.
+  int64_t Choices() const { return router_.ids ? MostChoices(router_) : 1; }
+
   // What a baked loop can serve may be another number of tokens.
   Tokens ShapeTokens() const {
     if (!rebuilding_) return kShapeTokens;
     std::mt19937 random(11);
-    const ServedChoice choice = MakeServedChoice(*rebuilding_->served, MostChoices(router_), kShapeTokens.count(), random);
+    const ServedChoice choice = MakeServedChoice(*rebuilding_->served, Choices(), kShapeTokens.count(), random);
     return {choice.batch, choice.length};
   }
 
   Stage MakeStage() const {
     const ServedExperts* served = rebuilding_ ? rebuilding_->served : nullptr;
-    return {context_.self, context_.graph, &units_, &router_, chain_.back(), root_rank_, hidden_, dtype_, served, ShapeTokens()};
+    return {context_.self, context_.graph, &units_, &router_, chain_.back(), root_rank_, hidden_, dtype_, served, Choices(), ShapeTokens()};
   }
 
   // The steps from root and gate to the sum. Where the gate reads something else than the root, down to the logits only. Where
@@ -222,6 +226,7 @@ class CandidateProof {
   }
 
   ClaimResult ProveCut(const Cut& cut) {
+    if (rebuilding_ && !router_.ids && cut.top_k != Choices()) return Refused("a token must have one expert where a mask says which");
     ClosureOptions options;
     options.boundary = {chain_.back(), cut.weights};
     if (cut.choice) options.boundary.insert(cut.choice);

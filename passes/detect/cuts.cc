@@ -7,7 +7,9 @@
 
 namespace autoep {
 
+using torch::jit::Node;
 using torch::jit::Value;
+namespace aten = c10::aten;
 
 namespace {
 
@@ -42,6 +44,18 @@ class CutFinder {
     return Seen{*rows, shape->second.dtype};
   }
 
+  // A truth, or numbers 0 and 1: one_hot, and products of masks.
+  bool IsMask(const Value* value) const {
+    const auto shape = shapes_.find(value);
+    if (shape == shapes_.end()) return false;
+    if (shape->second.dtype == at::kBool) return true;
+    const Node* node = value->node();
+    if (!flow_.Writers(flow_.RootOf(value)).empty() || node->inputs().empty()) return false;
+    if (node->kind() == aten::mul) return IsMask(node->input(0)) && IsMask(node->input(1));
+    const bool keeps = node->kind() == aten::view || node->kind() == aten::reshape || node->kind() == aten::to;
+    return node->kind() == aten::one_hot || (keeps && IsMask(node->input(0)));
+  }
+
   std::vector<Value*> Weights(const Value* choice) const {
     return FindWeightsCandidates(candidate_.value, candidate_.step, router_, choice, flow_, units_, steps_);
   }
@@ -72,7 +86,7 @@ class CutFinder {
     for (auto step = steps_.rbegin(); step != steps_.rend() && masks < kMostMasks; ++step) {
       for (Value* value : flow_.NodeAt(*step)->outputs()) {
         const auto mask = See(value);
-        if (!mask || mask->dtype != at::kBool || mask->rows.columns != router_.num_experts) continue;
+        if (!mask || mask->rows.columns != router_.num_experts || !IsMask(value)) continue;
         const auto support = FindSupport(value, candidate_.step + 1, flow_, shapes_);
         if (!support || support->most > router_.num_experts) continue;
         ++masks;

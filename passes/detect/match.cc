@@ -108,6 +108,26 @@ bool IsShort(const std::vector<Attempt>& attempts, const std::vector<Router>& ro
   });
 }
 
+// True if the gate's block is baked: it is rebuilt, or refused with the reason that the first of its routers meets.
+bool MatchBaked(const MatchContext& context, const std::vector<Router>& routers, MatchOutcome& outcome) {
+  const Node* hits = nullptr;
+  for (const Router& router : routers) {
+    if (!hits && router.ids) hits = FindBakedHits(router, *context.flow);
+  }
+  std::optional<Refusal> refusal;
+  for (const Router& router : routers) {
+    auto rebuilt = RebuildBaked(context, router, hits);
+    if (!rebuilt) continue;
+    if (rebuilt->match) {
+      outcome.matches.push_back(*std::move(rebuilt->match));
+      return true;
+    }
+    if (!refusal) refusal = std::move(rebuilt->refusal);
+  }
+  if (refusal) outcome.refusals.push_back(*std::move(refusal));
+  return refusal.has_value();
+}
+
 // The match of a gate's routers, or what keeps the first of them, as a reader would name it, from being one.
 void MatchGate(const MatchContext& context, const std::vector<Router>& routers, MatchOutcome& outcome) {
   std::vector<Attempt> attempts;
@@ -130,16 +150,7 @@ void MatchGate(const MatchContext& context, const std::vector<Router>& routers, 
     outcome.matches.push_back(*std::move(attempts.back().match));
     return;
   }
-  for (const Router& router : routers) {
-    auto rebuilt = router.ids ? RebuildBaked(context, router) : std::nullopt;
-    if (!rebuilt) continue;
-    if (rebuilt->match) {
-      outcome.matches.push_back(*std::move(rebuilt->match));
-    } else {
-      outcome.refusals.push_back(std::move(rebuilt->refusal));
-    }
-    return;
-  }
+  if (MatchBaked(context, routers, outcome)) return;
   for (size_t i = 0; i < routers.size(); ++i) {
     const Router& router = routers[i];
     if (!router.ids) continue;

@@ -154,6 +154,15 @@ void RunSteps(Interpreter& run, const GraphFlow& flow, const std::set<int>& step
   for (const int step : steps) run.Run(flow.NodeAt(step));
 }
 
+// Logits of which a router takes the chosen experts, in their order.
+at::Tensor PreferChosen(at::Tensor logits, const std::vector<int64_t>& ids, int64_t choices) {
+  const at::Tensor rows = logits.view({-1, logits.size(-1)});
+  for (int64_t i = 0; i < static_cast<int64_t>(ids.size()); ++i) {
+    rows.select(0, i / choices).select(0, ids[i]).fill_(16.0 + static_cast<double>(choices - i % choices));
+  }
+  return logits;
+}
+
 }  // namespace
 
 ShapeTable InferShapes(const Stage& stage, const GraphFlow& flow, const std::set<int>& steps) {
@@ -166,7 +175,7 @@ ShapeTable InferShapes(const Stage& stage, const GraphFlow& flow, const std::set
   Numbers numbers(7);
   std::mt19937 random(11);
   std::optional<ServedChoice> choice;
-  if (stage.served) choice = MakeServedChoice(*stage.served, MostChoices(*stage.router), kShapeTokens.count(), random);
+  if (stage.served) choice = MakeServedChoice(*stage.served, stage.choices, kShapeTokens.count(), random);
   const Tokens tokens = stage.tokens;
   stands[stage.router->gate] = [&](Interpreter& run, Node* gate) {
     std::vector<int64_t> sizes = {tokens.count(), stage.router->num_experts};
@@ -177,14 +186,16 @@ ShapeTable InferShapes(const Stage& stage, const GraphFlow& flow, const std::set
       sizes.back() = stage.router->num_experts;
       dtype = input.scalar_type();
     }
-    run.Set(gate->output(), numbers.Tensor(sizes, -8, 8).to(dtype));
+    at::Tensor logits = numbers.Tensor(sizes, -8, 8);
+    if (choice && !stage.router->ids) logits = PreferChosen(std::move(logits), choice->ids, stage.choices);
+    run.Set(gate->output(), logits.to(dtype));
   };
   Interpreter run(*stage.self, *stage.graph, stands);
   run.Set(stage.root, numbers.Tensor(Sizes(tokens, stage.root_rank, stage.hidden), -2, 2).to(stage.dtype));
   for (const int step : steps) {
     Node* node = flow.NodeAt(step);
     run.Run(node);
-    if (choice && node == stage.router->ids->node())
+    if (choice && stage.router->ids && node == stage.router->ids->node())
       run.Set(stage.router->ids, ToTensor(choice->ids).view_as(run.Get(stage.router->ids).toTensor()));
   }
   ShapeTable shapes;
@@ -355,6 +366,14 @@ int64_t LargestLimit(const Claim& claim, const GraphFlow& flow) {
   return largest;
 }
 
+// Drops no more than the graph can serve: the first choice of each expert stays.
+void KeepServed(Trial& trial) {
+  std::set<int64_t> met;
+  for (size_t i = 0; i < trial.ids.size(); ++i) {
+    if (met.insert(trial.ids[i]).second) trial.kept.view({-1}).select(0, static_cast<int64_t>(i)).fill_(1.0);
+  }
+}
+
 std::vector<Trial> MakeTrials(const Claim& claim, int64_t limit, Numbers& numbers) {
   const int64_t experts = claim.stage.router->num_experts;
   const int64_t k = claim.cut.top_k;
@@ -368,6 +387,7 @@ std::vector<Trial> MakeTrials(const Claim& claim, int64_t limit, Numbers& number
                 numbers.Tensor({t, claim.stage.hidden}, -2, 2)};
     const bool drops = claim.cut.routing != Routing::kPairs && least_weight <= 0;
     if (drops) trial.kept = numbers.Tensor({t, k}, 0, 1);
+    if (drops && claim.stage.served) KeepServed(trial);
     // One weight a token.
     if (claim.cut.routing == Routing::kMask && claim.cut.weights_rows.columns <= 1) {
       trial.weights = trial.weights.select(1, 0).unsqueeze(-1).expand({t, k}).contiguous();
@@ -382,6 +402,19 @@ std::vector<Trial> MakeTrials(const Claim& claim, int64_t limit, Numbers& number
       ServedChoice choice = MakeServedChoice(*claim.stage.served, k, trial * trial, random);
       add({choice.batch, choice.length}, std::move(choice.ids), trial % 2 == 0 ? 1 : least, std::ldexp(1.0, -2 * trial));
     }
+    // More tokens on every expert than any number in the region, or, where those are too many, on one token's.
+    constexpr int64_t kMostServedElements = int64_t{1} << 24;
+    const int64_t wish = 2 * experts * (limit + 2);
+    const bool all_experts = wish * claim.stage.hidden <= kMostServedElements;
+    ServedChoice choice = MakeServedChoice(*claim.stage.served, k, all_experts ? wish : 1, random);
+    if (!all_experts) {
+      TORCH_CHECK(claim.stage.served->rows.empty(), "the number ", limit - 1, " in the region may be a limit that no trial reaches");
+      choice = {1, choice.batch * choice.length, std::move(choice.ids)};
+      for (int64_t t = 0; t < limit + 2; ++t, ++choice.length) {
+        for (int64_t slot = 0; slot < k; ++slot) choice.ids.push_back(choice.ids[slot]);
+      }
+    }
+    add({choice.batch, choice.length}, std::move(choice.ids), 1, std::ldexp(1.0, -20));
     return trials;
   }
   const int64_t half = (experts + 1) / 2;

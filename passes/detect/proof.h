@@ -38,6 +38,7 @@ struct Stage {
   int64_t hidden = 0;
   at::ScalarType dtype = at::kFloat;      // of the experts' weights
   const ServedExperts* served = nullptr;  // of a baked loop: the trials keep to what it can serve
+  int64_t choices = 0;                    // .. with so many experts a token
   Tokens tokens = kShapeTokens;           // to infer shapes with
 };
 

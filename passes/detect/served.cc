@@ -103,6 +103,19 @@ Place PlaceOf(const Module& self, const ExpertFfn& unit, int64_t total) {
   return place;
 }
 
+// %row = aten::view(%answer, [H]), perhaps weighted: a trace drops the dimension of tokens where its example had one.
+bool TakesOneRow(const torch::jit::Value* answer, int64_t hidden, int depth = 0) {
+  static const std::set<c10::Symbol> kWeighting = {c10::aten::mul, c10::aten::einsum, c10::aten::to, c10::prim::ListConstruct};
+  constexpr int kDeepest = 4;
+  const auto& uses = answer->uses();
+  return std::any_of(uses.begin(), uses.end(), [&](const torch::jit::Use& use) {
+    const Node* node = use.user;
+    const bool view = node->kind() == c10::aten::view || node->kind() == c10::aten::reshape;
+    if (view && use.offset == 0) return ConstInts(node->input(1)) == std::vector<int64_t>{hidden};
+    return depth < kDeepest && kWeighting.contains(node->kind()) && TakesOneRow(node->output(), hidden, depth + 1);
+  });
+}
+
 void AddUnit(const ExpertUnits& units, int index, const Place& place, ServedExperts& served) {
   served.members.push_back(index);
   const ExpertFfn& unit = units.units[index];
@@ -116,13 +129,21 @@ void AddUnit(const ExpertUnits& units, int index, const Place& place, ServedExpe
   if (unit.stacked() || place.number >= served.total) return;
   served.unit_of_expert.resize(served.total, -1);
   served.unit_of_expert[place.number] = expert;
+  if (TakesOneRow(unit.output, unit.hidden())) {
+    served.rows.resize(served.total, kAnyRows);
+    served.rows[place.number] = 1;
+  }
   served.pattern = place.pattern;
 }
 
 void Finish(ServedExperts& served) {
   std::sort(served.units.begin(), served.units.end());
   std::sort(served.experts.begin(), served.experts.end());
-  if (!served.rows.empty()) {
+  if (!served.rows.empty() && !served.unit_of_expert.empty()) {
+    for (int64_t e = 0; e < served.total; ++e) {
+      if (served.unit_of_expert[e] < 0) served.rows[e] = 0;
+    }
+  } else if (!served.rows.empty()) {
     served.experts.clear();
     for (int64_t e = 0; e < static_cast<int64_t>(served.rows.size()); ++e) {
       if (served.rows[e] > 0) served.experts.push_back(e);
@@ -197,9 +218,7 @@ int64_t MostChoices(const Router& router) {
   const Node* choice = router.choice;
   if (choice->kind() == c10::aten::cat) return static_cast<int64_t>(choice->input(0)->node()->inputs().size());
   if (choice->kind() != c10::aten::topk) return 1;
-  const auto top_k = ConstInt(choice->input(1));
-  TORCH_CHECK(top_k, "the number of experts a token must be a constant");
-  return *top_k;
+  return ConstInt(choice->input(1)).value_or(0);
 }
 
 namespace {
@@ -209,8 +228,7 @@ void Shuffle(std::vector<int64_t>& numbers, std::mt19937& random) {
 }
 
 // Expert e exactly rows[e] times: each token takes the experts that have most rows left.
-ServedChoice ChooseRows(const ServedExperts& served, int64_t top_k, std::mt19937& random) {
-  std::vector<int64_t> left = served.rows;
+ServedChoice ChooseRows(std::vector<int64_t> left, int64_t top_k, std::mt19937& random) {
   const int64_t sum = std::accumulate(left.begin(), left.end(), int64_t{0});
   TORCH_CHECK(sum % top_k == 0 && sum > 0, "the constant group sizes are no whole number of tokens");
   ServedChoice choice{1, sum / top_k, {}};
@@ -237,10 +255,46 @@ ServedChoice ChooseRows(const ServedExperts& served, int64_t top_k, std::mt19937
   return choice;
 }
 
+// Numbers for those that may have any, so that about `tokens` tokens have them all, none an expert twice.
+std::vector<int64_t> FillRows(std::vector<int64_t> rows, int64_t top_k, int64_t tokens) {
+  const int64_t free = std::count(rows.begin(), rows.end(), kAnyRows);
+  if (free == 0) return rows;
+  const int64_t fixed = std::accumulate(rows.begin(), rows.end(), int64_t{0}) + free;
+  tokens = std::max(tokens, (fixed + free + top_k - 1) / top_k);
+  if (top_k > free) tokens = std::min(tokens, fixed / (top_k - free));
+  int64_t left = tokens * top_k - fixed;
+  TORCH_CHECK(left >= free, "the constant group sizes fit no choice of experts");
+  int64_t others = free;
+  for (int64_t& count : rows) {
+    if (count != kAnyRows) continue;
+    count = (left + others - 1) / others;
+    left -= count;
+    --others;
+  }
+  return rows;
+}
+
+// Not one sequence only, where the number of tokens allows more.
+void SplitIntoSequences(ServedChoice& choice) {
+  if (choice.length == kShapeTokens.count()) {
+    choice.batch = kShapeTokens.batch;
+    choice.length = kShapeTokens.length;
+  } else if (choice.length % 2 == 0) {
+    choice.batch = 2;
+    choice.length /= 2;
+  }
+}
+
 }  // namespace
 
 ServedChoice MakeServedChoice(const ServedExperts& served, int64_t top_k, int64_t tokens, std::mt19937& random) {
-  if (!served.rows.empty()) return ChooseRows(served, top_k, random);
+  TORCH_CHECK(top_k > 0, "the number of experts a token must be a constant");
+  if (!served.rows.empty()) {
+    const bool constant = std::find(served.rows.begin(), served.rows.end(), kAnyRows) == served.rows.end();
+    ServedChoice choice = ChooseRows(FillRows(served.rows, top_k, tokens), top_k, random);
+    if (!constant) SplitIntoSequences(choice);
+    return choice;
+  }
   std::vector<int64_t> experts = served.experts;
   if (experts.empty()) {
     experts.resize(served.total);
@@ -253,8 +307,7 @@ ServedChoice MakeServedChoice(const ServedExperts& served, int64_t top_k, int64_
   Shuffle(experts, random);
   const int64_t covering = (count + top_k - 1) / top_k;
   ServedChoice choice{1, std::max(tokens, covering), {}};
-  if (choice.length == kShapeTokens.count()) choice = {kShapeTokens.batch, kShapeTokens.length, {}};
-  if (choice.length % 2 == 0) choice = {2, choice.length / 2, {}};
+  SplitIntoSequences(choice);
   for (int64_t token = 0; token < choice.batch * choice.length; ++token) {
     // First so that every expert has a token, then at random.
     if (token >= covering) Shuffle(experts, random);

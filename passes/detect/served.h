@@ -16,11 +16,13 @@
 
 namespace autoep {
 
+inline constexpr int64_t kAnyRows = -1;  // at least one
+
 struct ServedExperts {
   int64_t total = 0;                // experts of the router
   int64_t count = 0;                // different experts that a call must choose
   std::vector<int64_t> experts;     // their numbers, ascending; empty: any `count` of them
-  std::vector<int64_t> rows;        // rows that each expert must get, [total]; empty: at least one each
+  std::vector<int64_t> rows;        // rows that each expert must get, [total], or kAnyRows; empty: at least one each
   std::vector<int> units;           // ExpertUnits::expert of the loop's feed-forwards, ascending, each once
   std::vector<int> members;         // the same feed-forwards, each of them: positions in ExpertUnits::units
   std::vector<int> unit_of_expert;  // [total], -1 where the graph holds none; empty where one stacked unit answers
@@ -42,7 +44,7 @@ std::string NumberedName(const std::string& pattern, int64_t number);
 // Up to the number: the expert's own module, or its tensor in a list of tensors.
 std::string NumberedPath(const std::string& pattern, int64_t number);
 
-// How many experts a token chooses at most, as the router's node says.
+// How many experts a token chooses at most, as the router's node says; 0 where that is no constant.
 int64_t MostChoices(const Router& router);
 
 struct ServedChoice {
@@ -51,7 +53,8 @@ struct ServedChoice {
   std::vector<int64_t> ids;  // [batch * length, top_k], distinct in a row
 };
 
-// A choice of experts that the graph can serve. `tokens` is a wish: constant rows allow one number only.
+// A choice of experts that the graph can serve. `tokens` is a wish: constant rows allow some numbers only. Throws c10::Error
+// where there is none.
 ServedChoice MakeServedChoice(const ServedExperts& served, int64_t top_k, int64_t tokens, std::mt19937& random);
 
 }  // namespace autoep

@@ -223,6 +223,73 @@ TEST(Baked, ConstantGroupSizes) {
   EXPECT_TRUE(Match(MakeModular(other_sizes)).outcome.matches.empty());
 }
 
+// A mask [T, E] says which tokens an expert answers: the best expert's, as long as it has room.
+constexpr char kMaskRoute[] = R"(
+    one = torch.one_hot(torch.argmax(scores, -1), 6)
+    mask = one * (torch.cumsum(one, 0) <= 4)
+    best, unused = torch.max(scores, -1)
+)";
+constexpr char kMaskHitTurn[] = R"(
+    found@ = torch.where(turned[hit@].squeeze(0))
+    rows@ = x[found@[0]]
+    h@ = torch.silu(torch.linear(rows@, self.experts.e#.w1)) * torch.linear(rows@, self.experts.e#.w3)
+    y@ = torch.linear(h@, self.experts.e#.w2)
+    out.index_add_(0, found@[0], y@ * best.unsqueeze(-1)[found@[0]])
+)";
+constexpr char kMaskTurn[] = R"(
+    rows@ = x[mask[:, #].to(11)]
+    h@ = torch.silu(torch.linear(rows@, self.experts.e#.w1)) * torch.linear(rows@, self.experts.e#.w3)
+    out[mask[:, #].to(11)] = torch.linear(h@, self.experts.e#.w2)
+)";
+
+std::string WithMask(const std::string& turns) {
+  const std::string source = Replace(WithTurns(kMaskRoute + turns), "    w, ids = torch.topk(scores, 2, -1)\n", "");
+  return Replace(source, "    w = w / w.sum(-1, True)\n", "");
+}
+
+std::string MaskHits(const std::string& turns) {
+  return WithMask("    turned = mask.t()\n    hit0, hit1, hit2 = torch.unbind(torch.nonzero(turned.sum([-1]) > 0))\n" + turns);
+}
+
+void ExpectMask(const Matched& matched, const std::string& why) {
+  ASSERT_EQ(matched.outcome.matches.size(), 1u) << (matched.outcome.refusals.empty() ? "" : matched.outcome.refusals[0].predicate);
+  const BlockMatch& match = matched.outcome.matches[0];
+  EXPECT_EQ(match.routing, Routing::kMask);
+  EXPECT_EQ(match.layer.num_experts, kExperts);
+  EXPECT_EQ(match.layer.top_k, 1);
+  EXPECT_TRUE(match.one_weight);
+  EXPECT_THAT(match.layer.rebuilt, HasSubstr(why));
+}
+
+TEST(Baked, HitLoopOverAMaskOfNumbers) {
+  ExpectMask(Match(MakeModular(MaskHits(Turns(kMaskHitTurn, {1, 2, 4})))), "3 of the router's 6 experts");
+}
+
+TEST(BakedRefusal, AMaskThatIsNotZeroAndOne) {
+  const std::string source = Replace(MaskHits(Turns(kMaskHitTurn, {1, 2, 4})), "mask = one * (", "mask = one * 2 * (");
+  EXPECT_TRUE(Match(MakeModular(source)).outcome.matches.empty());
+}
+
+TEST(Baked, AMaskedLoopOfOneRowAnExpert) {
+  std::string source = WithMask(Turns(kMaskTurn, {0, 1, 3, 4}) + "    out = best.unsqueeze(-1) * out\n");
+  const std::string answer = "torch.linear(h1, self.experts.e1.w2)";
+  source = Replace(source, answer, answer + ".view([16])");
+  ExpectMask(Match(MakeModular(source)), "number of rows that each expert got");
+}
+
+TEST(BakedRefusal, AViewOfAnotherRow) {
+  std::string source = WithMask(Turns(kMaskTurn, {0, 1, 3, 4}) + "    out = best.unsqueeze(-1) * out\n");
+  const std::string answer = "torch.linear(h1, self.experts.e1.w2)";
+  source = Replace(source, answer, answer + ".view([2, 8])");
+  EXPECT_TRUE(Match(MakeModular(source)).outcome.matches.empty());
+}
+
+TEST(BakedRefusal, ALimitOnTheTokensOfAnExpert) {
+  const std::string source = Replace(WithTurns(Hits(3) + Turns(kHitTurn, {1, 2, 4})), "torch.where(mask[hit1].squeeze(0))",
+                                     "torch.where(mask[hit1].squeeze(0) * (torch.cumsum(mask[hit1].squeeze(0), 1) <= 300))");
+  ExpectRefused(Match(MakeModular(source)), "the sum is not that of the chosen experts");
+}
+
 TEST(BakedRefusal, AnotherShape) {
   Experts made;
   made.wide = 4;
