@@ -24,8 +24,12 @@ inline constexpr int64_t kOpAbi = 1;
 //   rows       [R, H]       x's dtype; grouped by this rank's slots; inside a slot by source rank, then by token, then choice
 //   offsets    [S]          int32; end of each slot's group in rows, S slots on this rank; offsets[S-1] == R
 //   counts     [E]          int64; this rank's own pairs per expert; on CPU when ep_size > 1
-//   order      [T, k]       int64; position of each pair in this rank's send buffer (sorted by rank, slot, token, choice)
-//   received   [N, S]       int64; rows that came from each rank for each slot; on CPU when ep_size > 1
+//   order      [T, k]       int64; position of each pair in rows, where ep_size == 1
+//              [T, 2k]      where ep_size > 1: a token is sent once to each rank that holds one of its experts, and the first of
+//                           its choices there has the position in this rank's send buffer (sorted by rank, token); the other
+//                           choices have positions past its end. Then each choice's slot number, rank * S + slot
+//   received   [N, S]       int64; rows that came from each rank for each slot
+//              [N, S + 2]   where ep_size > 1, on CPU; then the tokens sent to each rank, and those that came from it
 inline constexpr char kDispatch[] =
     "dispatch(Tensor x, Tensor ids, Tensor? scale, Tensor placement, int ep_size, str group, str layer, int abi) -> "
     "(Tensor rows, Tensor offsets, Tensor counts, Tensor order, Tensor received)";
@@ -45,7 +49,8 @@ inline constexpr char kExperts[] =
 //
 //   rows     [R, H];  weights [T, k]? float, any dtype; none where the weight acted on the input
 //   the rest as given to and returned by dispatch
-// returns [T, H] in promote(rows, weights): sum over k of weights * row, accumulated in at least fp32.
+// returns [T, H] in promote(rows, weights): sum over k of weights * row, accumulated in at least fp32. With several ranks each
+// rank's part of the sum travels once a token, bf16 where rows are bf16, else in the sum's dtype.
 inline constexpr char kCombine[] =
     "combine(Tensor rows, Tensor? weights, Tensor order, Tensor counts, Tensor received, Tensor placement, int ep_size, "
     "str group, str layer, int abi) -> Tensor";

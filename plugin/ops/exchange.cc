@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Split sizes, the count exchange with its cross-check, and the regrouping of received rows.
+// The send plan, the count exchange with its cross-check, and the rows' way there and back.
 #include "plugin/ops/exchange.h"
 
+#include <ATen/ops/arange.h>
+#include <ATen/ops/bucketize.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/cumsum.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
 
+#include <map>
+#include <mutex>
+#include <numeric>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "plugin/comm/resolve.h"
@@ -24,26 +34,6 @@ int64_t Hash(std::string_view text) {
   return static_cast<int64_t>(hash >> 1);
 }
 
-// rows made of `sizes`, block (a, b) at a * count_b + b; returns them in the order of b, then a.
-at::Tensor SwapBlocks(const at::Tensor& rows, const std::vector<int64_t>& sizes, int64_t count_a, int64_t count_b) {
-  if (count_a == 1 || count_b == 1) return rows;
-  const std::vector<at::Tensor> blocks = rows.split_with_sizes(sizes);
-  std::vector<at::Tensor> swapped;
-  swapped.reserve(blocks.size());
-  for (int64_t b = 0; b < count_b; ++b) {
-    for (int64_t a = 0; a < count_a; ++a) swapped.push_back(blocks[a * count_b + b]);
-  }
-  return at::cat(swapped);
-}
-
-std::vector<int64_t> Transposed(const std::vector<int64_t>& sizes, int64_t count_a, int64_t count_b) {
-  std::vector<int64_t> transposed;
-  for (int64_t b = 0; b < count_b; ++b) {
-    for (int64_t a = 0; a < count_a; ++a) transposed.push_back(sizes[a * count_b + b]);
-  }
-  return transposed;
-}
-
 void CheckTable(const at::Tensor& placement, int64_t ep_size, const std::string& layer) {
   contract::Placement table{.ep_size = ep_size, .experts = {}};
   const auto entries = placement.accessor<int64_t, 3>();
@@ -51,6 +41,27 @@ void CheckTable(const at::Tensor& placement, int64_t ep_size, const std::string&
     table.experts.push_back({entries[expert][0][0], entries[expert][0][1]});
   const Status status = contract::CheckPlacement(table);
   AUTOEP_CHECK(status.ok(), layer, status.message());
+}
+
+// A placement [count, 1, 2] on one rank: first, first + 1, ... in slots 0 to held - 1, and every other number in slot `held`.
+// Made once for each device and kept for good.
+at::Tensor RangeTable(int64_t count, int64_t first, int64_t held, const at::Device& device) {
+  static std::mutex mutex;
+  static auto& tables = *new std::map<std::tuple<int64_t, int64_t, int64_t, std::string>, at::Tensor>();
+  const std::lock_guard lock(mutex);
+  at::Tensor& table = tables[{count, first, held, device.str()}];
+  if (!table.defined()) {
+    const at::Tensor slots = at::arange(-first, count - first, at::kLong);
+    const at::Tensor kept = at::where(slots.lt(0).logical_or(slots.ge(held)), held, slots);
+    table = at::stack({at::zeros_like(kept), kept}, 1).unsqueeze(1).to(device);
+  }
+  return table;
+}
+
+std::vector<int64_t> ListOf(const at::Tensor& column) {
+  std::vector<int64_t> list;
+  for (int64_t i = 0; i < column.size(0); ++i) list.push_back(column[i].item<int64_t>());
+  return list;
 }
 
 }  // namespace
@@ -64,83 +75,88 @@ void CheckPlacement(const at::Tensor& placement, int64_t ep_size, const std::str
   if (placement.is_cpu()) CheckTable(placement, ep_size, layer);
 }
 
-at::Tensor SlotNumbers(const at::Tensor& placement, int64_t ep_size, const at::Device& device, const std::string& layer) {
-  CheckPlacement(placement, ep_size, layer);
-  const int64_t slots = placement.size(0) / ep_size;
-  const at::Tensor table = placement.to(device).select(1, 0);
-  return table.select(1, 0).mul(slots).add(table.select(1, 1));
-}
-
 comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const std::string& layer) {
   Result<comm::CommunicatorPtr> found = comm::ResolveCommunicator(group, ep_size);
   AUTOEP_CHECK(found.ok(), layer, found.status().message());
   return std::move(found).value();
 }
 
-at::Tensor ExchangeCounts(comm::Communicator& communicator, const at::Tensor& sent, const std::string& signature,
-                          const std::optional<std::string>& failure, const std::string& layer) {
+SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t ep_size, const std::string& layer) {
+  const at::Tensor slots = at::bucketize(pairs.order, pairs.ends.to(at::kLong), /*out_int32=*/false, /*right=*/true);
+  const at::Tensor ranks = slots.div(pairs.ends.size(0) / ep_size, "floor");
+  // An earlier choice goes to the same rank.
+  const at::Tensor again = ranks.unsqueeze(2).eq(ranks.unsqueeze(1)).tril(-1).any(2);
+  const at::Tensor table = RangeTable(ep_size + 1, 0, ep_size, ranks.device());
+  const PairOrder tokens = kernels.order_pairs(ranks.masked_fill(again, ep_size), table, 1, layer);
+  return {at::cat({tokens.order, slots}, 1), tokens.by_slot.narrow(0, 0, ep_size)};
+}
+
+Counts ExchangeCounts(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot,
+                      const at::Tensor& tokens, const std::string& signature, const std::optional<std::string>& failure,
+                      const std::string& layer) {
   const int64_t ranks = communicator.size();
+  const int64_t slots = by_slot.size(0) / ranks;
   const int64_t mark = failure ? kFailed : Hash(signature);
-  const at::Tensor message = at::cat({sent, at::full({ranks, 1}, mark, sent.options())}, 1);
-  const at::Tensor answer = communicator.AllToAllCounts(message).cpu();
+  const at::Tensor told =
+      at::cat({by_slot.view({ranks, slots}), tokens.unsqueeze(1), at::full({ranks, 1}, mark, tokens.options())}, 1);
+  const at::Tensor heard = communicator.AllToAllCounts(told);
+  const at::Tensor all = at::cat({heard.view(-1), tokens, counts}).cpu();
   AUTOEP_CHECK(!failure, layer, *failure);
-  const int64_t slots = sent.size(1);
+  const at::Tensor answer = all.narrow(0, 0, heard.numel()).view(heard.sizes());
   const auto entries = answer.accessor<int64_t, 2>();
   for (int64_t rank = 0; rank < ranks; ++rank) {
-    AUTOEP_CHECK(entries[rank][slots] != kFailed, layer, "rank ", rank, " of the group failed here; its own message says why");
-    AUTOEP_CHECK(entries[rank][slots] == mark, layer, "rank ", rank, " of the group is in another call than rank ",
+    AUTOEP_CHECK(entries[rank][slots + 1] != kFailed, layer, "rank ", rank, " of the group failed here; its own message says why");
+    AUTOEP_CHECK(entries[rank][slots + 1] == mark, layer, "rank ", rank, " of the group is in another call than rank ",
                  communicator.rank(), " (", signature, "): every rank must run the same converted model, with inputs of one dtype");
   }
-  return answer.narrow(1, 0, slots).contiguous();
+  const at::Tensor sent = all.narrow(0, heard.numel(), ranks).unsqueeze(1);
+  return {all.narrow(0, heard.numel() + ranks, counts.size(0)).clone(),
+          at::cat({answer.narrow(1, 0, slots), sent, answer.narrow(1, slots, 1)}, 1),
+          at::cumsum(heard.narrow(1, 0, slots).sum(0), 0, at::kInt)};
 }
 
-Exchange::Exchange(const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement, int64_t ep_size,
-                   const std::string& group, const std::string& layer) {
-  if (ep_size == 1) return;
-  CheckInt64(counts, 1, "counts", layer);
+Exchange::Exchange(comm::CommunicatorPtr communicator, const at::Tensor& order, const at::Tensor& received,
+                   const std::string& layer)
+    : communicator_(std::move(communicator)), layer_(layer) {
+  CheckInt64(order, 2, "order", layer);
   CheckInt64(received, 2, "received", layer);
-  AUTOEP_CHECK(counts.is_cpu() && received.is_cpu(), layer, "counts and received must be on the CPU, as dispatch returned them");
-  AUTOEP_CHECK(counts.size(0) == placement.size(0) && received.size(0) == ep_size && received.size(1) * ep_size == counts.size(0),
-               layer, "counts ", counts.sizes(), " and received ", received.sizes(), " are not those of ", placement.size(0),
-               " experts on ", ep_size, " ranks");
-  communicator_ = Resolve(group, ep_size, layer);
-  const at::Tensor slots = SlotNumbers(placement.cpu(), ep_size, at::kCPU, layer);
-  SetSplits(counts.new_empty(counts.sizes()).index_copy_(0, slots, counts).view({ep_size, -1}), received);
+  AUTOEP_CHECK(received.is_cpu(), layer, "received must be on the CPU, as dispatch returned it");
+  AUTOEP_CHECK(received.size(0) == communicator_->size() && received.size(1) > 2 && order.size(1) % 2 == 0, layer, "received ",
+               received.sizes(), " and order ", order.sizes(), " are not what dispatch returned on ", communicator_->size(),
+               " ranks");
+  const int64_t choices = order.size(1) / 2;
+  slots_per_rank_ = received.size(1) - 2;
+  first_ = order.narrow(1, 0, choices).contiguous();
+  slots_ = order.narrow(1, choices, choices);
+  num_rows_ = received.narrow(1, 0, slots_per_rank_).sum().item<int64_t>();
+  send_ = ListOf(received.select(1, slots_per_rank_));
+  receive_ = ListOf(received.select(1, slots_per_rank_ + 1));
 }
 
-Exchange::Exchange(comm::CommunicatorPtr communicator, const at::Tensor& sent, const at::Tensor& received)
-    : communicator_(std::move(communicator)) {
-  SetSplits(sent, received);
+Arrivals Exchange::Announce(const std::optional<at::Tensor>& factors) const {
+  const int64_t choices = slots_.size(1);
+  const at::ScalarType type = factors ? AccumulateType(factors->scalar_type()) : at::kFloat;
+  const at::Tensor slots = slots_.to(type);  // far below where fp32 skips integers
+  const at::Tensor numbers = ToExperts(factors ? at::cat({slots, factors->to(type)}, 1) : slots, type);
+  const at::Tensor ids = numbers.narrow(1, 0, choices).to(at::kLong).contiguous();
+  const int64_t experts = slots_per_rank_ * communicator_->size();
+  const at::Tensor table = RangeTable(experts, communicator_->rank() * slots_per_rank_, slots_per_rank_, ids.device());
+  Arrivals arrivals{KernelsFor(ids.device()).order_pairs(ids, table, 1, layer_).order, std::nullopt};
+  if (factors) arrivals.factors = numbers.narrow(1, choices, choices).contiguous();
+  return arrivals;
 }
 
-void Exchange::SetSplits(const at::Tensor& sent, const at::Tensor& received) {
-  const auto to = sent.accessor<int64_t, 2>();
-  const auto from = received.accessor<int64_t, 2>();
-  for (int64_t rank = 0; rank < communicator_->size(); ++rank) {
-    int64_t send = 0;
-    int64_t receive = 0;
-    for (int64_t slot = 0; slot < sent.size(1); ++slot) {
-      send += to[rank][slot];
-      receive += from[rank][slot];
-      blocks_.push_back(from[rank][slot]);
-    }
-    send_.push_back(send);
-    receive_.push_back(receive);
-  }
+at::Tensor Exchange::ToExperts(const at::Tensor& values, at::ScalarType type) const {
+  const int64_t tokens = std::accumulate(send_.begin(), send_.end(), int64_t{0});
+  const at::Tensor rows = KernelsFor(values.device()).spread_rows(values, std::nullopt, first_, tokens, type);
+  return communicator_->AllToAllRows(rows, send_, receive_);
 }
 
-at::Tensor Exchange::Deliver(const at::Tensor& send) const {
-  if (communicator_ == nullptr) return send;
-  const int64_t ranks = communicator_->size();
-  const int64_t slots = static_cast<int64_t>(blocks_.size()) / ranks;
-  return SwapBlocks(communicator_->AllToAllRows(send, send_, receive_), blocks_, ranks, slots);
+at::Tensor Exchange::ToTokens(const at::Tensor& values, at::ScalarType type) const {
+  const at::Tensor rows = communicator_->AllToAllRows(values, receive_, send_);
+  return KernelsFor(values.device()).sum_rows(rows, std::nullopt, first_, type);
 }
 
-at::Tensor Exchange::Return(const at::Tensor& rows) const {
-  if (communicator_ == nullptr) return rows;
-  const int64_t ranks = communicator_->size();
-  const int64_t slots = static_cast<int64_t>(blocks_.size()) / ranks;
-  return communicator_->AllToAllRows(SwapBlocks(rows, Transposed(blocks_, ranks, slots), slots, ranks), receive_, send_);
-}
+at::ScalarType PartType(at::ScalarType rows, at::ScalarType sum) { return rows == at::kBFloat16 ? rows : sum; }
 
 }  // namespace autoep::ops

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rows' way between a rank's send buffer and the slots of the ranks that hold the experts. With one rank both are the same.
+// The way between tokens and the experts of other ranks. A token goes once to each rank that holds one of its experts, with the
+// numbers of its slots there; the rank makes the experts' rows of it, and sums them again before the one row that goes back.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,44 +11,71 @@
 #include <vector>
 
 #include "plugin/comm/communicator.h"
+#include "plugin/ops/kernels.h"
 
 namespace autoep::ops {
 
 // placement is [E, 1, 2] int64 for this number of ranks; on the CPU, also that its entries are a placement.
 void CheckPlacement(const at::Tensor& placement, int64_t ep_size, const std::string& layer);
 
-// Slot number (rank * S + slot) of each expert: [E] int64 on `device`. Checks the placement.
-at::Tensor SlotNumbers(const at::Tensor& placement, int64_t ep_size, const at::Device& device, const std::string& layer);
-
 // Throws with a sentence that names the layer.
 comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const std::string& layer);
 
-// sent [N, S]: this rank's pairs for each slot. Returns the rows that each rank sends to each of this rank's slots, [N, S] on
-// the CPU. Every rank also says which call it is in (`signature`); if they differ, or if a rank reports a `failure`, every
-// rank throws, each with its own sentence.
-at::Tensor ExchangeCounts(comm::Communicator& communicator, const at::Tensor& sent, const std::string& signature,
-                          const std::optional<std::string>& failure, const std::string& layer);
+// Where this rank's tokens go.
+struct SendPlan {
+  at::Tensor order;   // [T, 2k], as dispatch returns it
+  at::Tensor tokens;  // [N] int64: tokens to each rank
+};
 
+SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t ep_size, const std::string& layer);
+
+struct Counts {
+  at::Tensor counts;    // [E], as dispatch returns it: on the CPU
+  at::Tensor received;  // [N, S + 2], likewise
+  at::Tensor ends;      // [S] int32, on the tokens' device
+};
+
+// Tells every rank how much comes to it. counts [E]: this rank's pairs for each expert; by_slot [E]: for each slot number;
+// tokens [N]: its tokens to each rank. The one wait for the device. Every rank also says which call it is in (`signature`); if
+// they differ, or if a rank reports a `failure`, every rank throws, each with its own sentence.
+Counts ExchangeCounts(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot,
+                      const at::Tensor& tokens, const std::string& signature, const std::optional<std::string>& failure,
+                      const std::string& layer);
+
+// What a rank makes of the tokens that came to it: V of them, from each rank in its order.
+struct Arrivals {
+  at::Tensor places;                  // [V, k] int64: each choice's row of [R, H]; R and above: another rank has it
+  std::optional<at::Tensor> factors;  // [V, k] fp32 or fp64
+};
+
+// Between several ranks. Each call is collective.
 class Exchange {
  public:
-  // One rank: nothing to do. Else: counts [E] and received [N, S] as dispatch returned them.
-  Exchange(const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement, int64_t ep_size,
-           const std::string& group, const std::string& layer);
-  // For dispatch, which has the communicator already. sent [N, S] on the CPU.
-  Exchange(comm::CommunicatorPtr communicator, const at::Tensor& sent, const at::Tensor& received);
+  // order and received as dispatch returns them.
+  Exchange(comm::CommunicatorPtr communicator, const at::Tensor& order, const at::Tensor& received, const std::string& layer);
 
-  // From the send buffer [P, H] to rows grouped by this rank's slots [R, H].
-  at::Tensor Deliver(const at::Tensor& send) const;
-  // The way back, [R, H] to [P, H].
-  at::Tensor Return(const at::Tensor& rows) const;
+  // Rows of this rank's experts.
+  int64_t num_rows() const { return num_rows_; }
+
+  // Sends each token's slots, and its factors [T, k] if given.
+  Arrivals Announce(const std::optional<at::Tensor>& factors) const;
+  // values [T, C], float, sent in `type`, theirs or narrower: [V, C].
+  at::Tensor ToExperts(const at::Tensor& values, at::ScalarType type) const;
+  // values [V, C] back to their tokens, the ranks' summed: [T, C] of `type`, theirs or wider.
+  at::Tensor ToTokens(const at::Tensor& values, at::ScalarType type) const;
 
  private:
-  void SetSplits(const at::Tensor& sent, const at::Tensor& received);
-
-  comm::CommunicatorPtr communicator_;  // null: one rank
-  std::vector<int64_t> send_;           // rows to each rank
-  std::vector<int64_t> receive_;        // rows from each rank
-  std::vector<int64_t> blocks_;         // received, as one list: rank by rank, slot by slot
+  const comm::CommunicatorPtr communicator_;
+  const std::string layer_;
+  at::Tensor first_;  // [T, k]: position in the send buffer of what goes to a rank, at the first choice that does
+  at::Tensor slots_;  // [T, k]: slot numbers
+  int64_t slots_per_rank_;
+  int64_t num_rows_;
+  std::vector<int64_t> send_;     // tokens to each rank
+  std::vector<int64_t> receive_;  // tokens from each rank
 };
+
+// In which dtype a rank's part of a sum of `rows` travels whose result is `sum`. fp16 would leave its range.
+at::ScalarType PartType(at::ScalarType rows, at::ScalarType sum);
 
 }  // namespace autoep::ops

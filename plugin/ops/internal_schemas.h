@@ -22,15 +22,10 @@ inline constexpr char kExpertsBackward[] =
     "Tensor? down_bias, str activation, float[] activation_args, str layer, bool[5] needs) -> "
     "(Tensor grad_rows, Tensor grad_gate_up, Tensor grad_down, Tensor grad_gate_up_bias, Tensor grad_down_bias)";
 
-// combine over several ranks, keeping what the gradient of weights needs: returned [T*k, H], the rows that came back.
-inline constexpr char kCombineTrain[] =
-    "combine_train(Tensor rows, Tensor? weights, Tensor order, Tensor counts, Tensor received, Tensor placement, int ep_size, "
-    "str group, str layer, int abi) -> (Tensor out, Tensor returned)";
-
-// grad [T, H]. returned is given where weights need a gradient. Returns grad_rows [num_rows, H] in rows_dtype,
+// grad [T, H]. rows, as combine was given them, where weights need a gradient. Returns grad_rows [num_rows, H] in rows_dtype,
 // grad_weights [T, k].
 inline constexpr char kCombineBackward[] =
-    "combine_backward(Tensor grad, Tensor? returned, Tensor? weights, Tensor order, Tensor counts, Tensor received, "
+    "combine_backward(Tensor grad, Tensor? rows, Tensor? weights, Tensor order, Tensor counts, Tensor received, "
     "Tensor placement, SymInt num_rows, ScalarType rows_dtype, int ep_size, str group, str layer) -> "
     "(Tensor grad_rows, Tensor grad_weights)";
 

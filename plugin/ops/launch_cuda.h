@@ -33,8 +33,8 @@ inline Rows RowsOf(const at::Tensor& tensor) { return {tensor.data_ptr(), RowTyp
 
 inline Rows RowsOrNone(const at::Tensor& tensor) { return tensor.defined() ? RowsOf(tensor) : Rows{nullptr, RowType::kFloat}; }
 
-// order: int64 or int32, contiguous.
-inline Order OrderOf(const at::Tensor& order) { return {order.data_ptr(), order.scalar_type() == at::kInt}; }
+// order: int64 or int32, contiguous; a position from `rows` on is none.
+inline Order OrderOf(const at::Tensor& order, int64_t rows) { return {order.data_ptr(), order.scalar_type() == at::kInt, rows}; }
 
 inline const void* DataOrNull(const std::optional<at::Tensor>& tensor) { return tensor ? tensor->data_ptr() : nullptr; }
 

@@ -54,6 +54,7 @@ cudaError_t OrderPairs(const PairsIn& in, const PairsOut& out, int64_t* scratch,
 struct Order {
   const void* data;
   bool is_short;  // int32
+  int64_t rows;   // a position from here on is none: the choice has no row
 };
 
 // to[order[t, j]] = from[t] * factors[t, j]. from's type is to's or wider.
@@ -63,7 +64,7 @@ void SpreadRows(Rows from, Rows factors, Order order, int64_t tokens, int64_t ch
 // to[t] = sum over j of factors[t, j] * from[order[t, j]], in the order of j. to's type is from's or wider.
 void SumRows(Rows from, Rows factors, Order order, int64_t tokens, int64_t choices, int64_t hidden, Rows to, cudaStream_t stream);
 
-// to[t, j] = dot(tokens[t], rows[order[t, j]]), fp32 or fp64. tokens' type is rows' or wider.
+// to[t, j] = dot(tokens[t], rows[order[t, j]]), 0 where there is no row; fp32 or fp64. tokens' type is rows' or wider.
 void DotRows(Rows tokens, Rows rows, Order order, int64_t pairs, int64_t choices, int64_t hidden, void* to, cudaStream_t stream);
 
 }  // namespace autoep::ops::cuda

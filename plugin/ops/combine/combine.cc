@@ -27,62 +27,59 @@ at::ScalarType OutType(const at::Tensor& rows, const OptionalTensor& weights) {
 }
 
 void CheckCombine(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor& received,
-                  const std::string& layer, int64_t abi) {
+                  int64_t ep_size, const std::string& layer, int64_t abi) {
   CheckAbi(abi, layer);
   CheckFloat(rows, 2, "rows", layer);
   CheckInt64(order, 2, "order", layer);
   CheckInt64(received, 2, "received", layer);
   AUTOEP_CHECK(rows.device() == order.device(), layer, "rows are on ", rows.device(), ", and order on ", order.device());
-  CheckPerChoice(weights, order, "weights", layer);
+  CheckPerChoice(weights, ep_size == 1 ? order : order.narrow(1, 0, order.size(1) / 2), "weights", layer);
 }
 
-void Record(const OptionalTensor& weights, const at::Tensor& order, const std::string& layer) {
-  if (Recorder::Active() && weights) Recorder::Add({RecordedCall::Op::kCombine, layer, {}, weights->clone(), order.numel()});
+void CheckRowCount(const at::Tensor& rows, int64_t expected, const std::string& layer) {
+  AUTOEP_CHECK(rows.size(0) == expected, layer, "combine was given ", rows.size(0), " rows, and dispatch made ", expected);
 }
 
-// The rows of this rank's pairs, in the order of its send buffer.
-at::Tensor Returned(const at::Tensor& rows, const at::Tensor& order, const at::Tensor& counts, const at::Tensor& received,
-                    const at::Tensor& placement, int64_t ep_size, const std::string& group, const std::string& layer) {
-  if (received.is_cpu()) {
-    const int64_t expected = received.sum().item<int64_t>();
-    AUTOEP_CHECK(rows.size(0) == expected, layer, "combine was given ", rows.size(0), " rows, and dispatch made ", expected);
-  }
-  at::Tensor returned = Exchange(counts, received, placement, ep_size, group, layer).Return(rows);
-  AUTOEP_CHECK(returned.size(0) == order.numel(), layer, returned.size(0), " rows came back for ", order.numel(), " choices");
-  return returned;
+void Record(const OptionalTensor& weights, const std::string& layer) {
+  if (Recorder::Active() && weights) Recorder::Add({RecordedCall::Op::kCombine, layer, {}, weights->clone(), weights->numel()});
 }
 
-at::Tensor Combine(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor& counts,
-                   const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer,
+at::Tensor Combine(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor&,
+                   const at::Tensor& received, const at::Tensor&, int64_t ep_size, std::string group, std::string layer,
                    int64_t abi) {
-  CheckCombine(rows, weights, order, received, layer, abi);
-  Record(weights, order, layer);
-  const at::Tensor returned = Returned(rows, order, counts, received, placement, ep_size, group, layer);
-  return KernelsFor(rows.device()).sum_rows(returned, weights, order, OutType(rows, weights));
+  CheckCombine(rows, weights, order, received, ep_size, layer, abi);
+  Record(weights, layer);
+  const Kernels& kernels = KernelsFor(rows.device());
+  const at::ScalarType type = OutType(rows, weights);
+  if (ep_size == 1) {
+    CheckRowCount(rows, order.numel(), layer);
+    return kernels.sum_rows(rows, weights, order, type);
+  }
+  const Exchange exchange(Resolve(group, ep_size, layer), order, received, layer);
+  CheckRowCount(rows, exchange.num_rows(), layer);
+  const Arrivals arrivals = exchange.Announce(weights);
+  const at::ScalarType part = PartType(rows.scalar_type(), type);
+  return exchange.ToTokens(kernels.sum_rows(rows, arrivals.factors, arrivals.places, part), type);
 }
 
-TwoTensors CombineTrain(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor& counts,
-                        const at::Tensor& received, const at::Tensor& placement, int64_t ep_size, std::string group,
-                        std::string layer, int64_t abi) {
-  CheckCombine(rows, weights, order, received, layer, abi);
-  AUTOEP_CHECK(ep_size > 1, layer, "combine_train is for several ranks");
-  Record(weights, order, layer);
-  const at::Tensor returned = Returned(rows, order, counts, received, placement, ep_size, group, layer);
-  return {KernelsFor(rows.device()).sum_rows(returned, weights, order, OutType(rows, weights)), returned};
-}
-
-// Each pair's gradient is its token's, times its weight; it travels as the token's row did.
-TwoTensors CombineBackward(const at::Tensor& grad, const OptionalTensor& returned, const OptionalTensor& weights,
-                           const at::Tensor& order, const at::Tensor& counts, const at::Tensor& received,
-                           const at::Tensor& placement, int64_t num_rows, at::ScalarType rows_dtype, int64_t ep_size,
-                           std::string group, std::string layer) {
+// Each pair's gradient is its token's, times its weight; it travels as the token did.
+TwoTensors CombineBackward(const at::Tensor& grad, const OptionalTensor& rows, const OptionalTensor& weights,
+                           const at::Tensor& order, const at::Tensor&, const at::Tensor& received, const at::Tensor&,
+                           int64_t num_rows, at::ScalarType rows_dtype, int64_t ep_size, std::string group, std::string layer) {
   const Kernels& kernels = KernelsFor(grad.device());
-  const at::Tensor send = kernels.spread_rows(grad, weights, order, rows_dtype);
-  at::Tensor grad_rows = Exchange(counts, received, placement, ep_size, group, layer).Deliver(send);
-  AUTOEP_CHECK(grad_rows.size(0) == num_rows, layer, "the gradient has ", grad_rows.size(0), " rows, and combine was given ",
-               num_rows);
-  if (!returned || !weights) return {grad_rows, grad.new_empty({0})};
-  return {grad_rows, kernels.dot_rows(grad, *returned, order).to(weights->scalar_type())};
+  const bool wants_weights = rows && weights;
+  if (ep_size == 1) {
+    at::Tensor grad_rows = kernels.spread_rows(grad, weights, order, num_rows, rows_dtype);
+    if (!wants_weights) return {grad_rows, grad.new_empty({0})};
+    return {grad_rows, kernels.dot_rows(grad, *rows, order).to(weights->scalar_type())};
+  }
+  const Exchange exchange(Resolve(group, ep_size, layer), order, received, layer);
+  const Arrivals arrivals = exchange.Announce(weights);
+  const at::Tensor arrived = exchange.ToExperts(grad, PartType(rows_dtype, grad.scalar_type()));
+  at::Tensor grad_rows = kernels.spread_rows(arrived, arrivals.factors, arrivals.places, num_rows, rows_dtype);
+  if (!wants_weights) return {grad_rows, grad.new_empty({0})};
+  const at::Tensor dots = kernels.dot_rows(arrived, *rows, arrivals.places);
+  return {grad_rows, exchange.ToTokens(dots, dots.scalar_type()).to(weights->scalar_type())};
 }
 
 at::Tensor CombineMeta(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor&,
@@ -90,19 +87,12 @@ at::Tensor CombineMeta(const at::Tensor& rows, const OptionalTensor& weights, co
   return rows.new_empty_symint({order.sym_size(0), rows.sym_size(1)}, rows.options().dtype(OutType(rows, weights)));
 }
 
-TwoTensors CombineTrainMeta(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order,
-                            const at::Tensor& counts, const at::Tensor& received, const at::Tensor& placement, int64_t ep_size,
-                            std::string group, std::string layer, int64_t abi) {
-  return {CombineMeta(rows, weights, order, counts, received, placement, ep_size, group, layer, abi),
-          rows.new_empty_symint({order.sym_numel(), rows.sym_size(1)})};
-}
-
-TwoTensors CombineBackwardMeta(const at::Tensor& grad, const OptionalTensor& returned, const OptionalTensor& weights,
-                               const at::Tensor& order, const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                               c10::SymInt num_rows, at::ScalarType rows_dtype, int64_t, std::string, std::string) {
+TwoTensors CombineBackwardMeta(const at::Tensor& grad, const OptionalTensor& rows, const OptionalTensor& weights, const at::Tensor&,
+                               const at::Tensor&, const at::Tensor&, const at::Tensor&, c10::SymInt num_rows,
+                               at::ScalarType rows_dtype, int64_t, std::string, std::string) {
   at::Tensor grad_rows = grad.new_empty_symint({num_rows, grad.sym_size(1)}, grad.options().dtype(rows_dtype));
-  if (!returned || !weights) return {grad_rows, grad.new_empty({0})};
-  return {grad_rows, weights->new_empty_symint(order.sym_sizes())};
+  if (!rows || !weights) return {grad_rows, grad.new_empty({0})};
+  return {grad_rows, weights->new_empty_symint(weights->sym_sizes())};
 }
 
 class CombineFunction : public torch::autograd::Function<CombineFunction> {
@@ -113,18 +103,10 @@ class CombineFunction : public torch::autograd::Function<CombineFunction> {
                             const at::Tensor& order, const at::Tensor& counts, const at::Tensor& received,
                             const at::Tensor& placement, int64_t ep_size, std::string group, std::string layer, int64_t abi) {
     static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::combine", "").typed<decltype(Combine)>();
-    static const auto train =
-        c10::Dispatcher::singleton().findSchemaOrThrow("autoep::combine_train", "").typed<decltype(CombineTrain)>();
     const at::AutoDispatchBelowADInplaceOrView guard;
     const bool weighted = weights.has_value() && weights->requires_grad();
-    at::Tensor out;
-    at::Tensor returned = weighted ? rows : at::Tensor();
-    if (weighted && ep_size > 1) {
-      std::tie(out, returned) = train.call(rows, weights, order, counts, received, placement, ep_size, group, layer, abi);
-    } else {
-      out = op.call(rows, weights, order, counts, received, placement, ep_size, group, layer, abi);
-    }
-    ctx->save_for_backward({returned, weights.value_or(at::Tensor()), order, counts, received, placement});
+    at::Tensor out = op.call(rows, weights, order, counts, received, placement, ep_size, group, layer, abi);
+    ctx->save_for_backward({weighted ? rows : at::Tensor(), weights.value_or(at::Tensor()), order, counts, received, placement});
     ctx->saved_data["num_rows"] = rows.sym_size(0);
     ctx->saved_data["rows_dtype"] = rows.scalar_type();
     ctx->saved_data["ep_size"] = ep_size;
@@ -157,25 +139,21 @@ at::Tensor CombineAutograd(const at::Tensor& rows, const OptionalTensor& weights
 
 TORCH_LIBRARY_IMPL(autoep, CPU, library) {
   library.impl("combine", &Combine);
-  library.impl("combine_train", &CombineTrain);
   library.impl("combine_backward", &CombineBackward);
 }
 
 TORCH_LIBRARY_IMPL(autoep, CUDA, library) {
   library.impl("combine", &Combine);
-  library.impl("combine_train", &CombineTrain);
   library.impl("combine_backward", &CombineBackward);
 }
 
 TORCH_LIBRARY_IMPL(autoep, Meta, library) {
   library.impl("combine", &CombineMeta);
-  library.impl("combine_train", &CombineTrainMeta);
   library.impl("combine_backward", &CombineBackwardMeta);
 }
 
 TORCH_LIBRARY_IMPL(autoep, Autograd, library) {
   library.impl("combine", &CombineAutograd);
-  library.impl("combine_train", torch::autograd::autogradNotImplementedFallback());
   library.impl("combine_backward", torch::autograd::autogradNotImplementedFallback());
 }
 

@@ -9,11 +9,13 @@
 namespace autoep::ops {
 
 namespace cpu {
-// rows [P, H], order [T, k] int64 with values below P. Returns [T, H] of dtype `type`: sum over j of
-// weights[t, j] * rows[order[t, j]], in the order of j, accumulated in fp32 or fp64. `type` is rows' dtype or wider.
+// rows [P, H], order [T, k] int64; a choice whose position is P or more has no row and adds nothing. Returns [T, H] of dtype
+// `type`: sum over j of weights[t, j] * rows[order[t, j]], in the order of j, accumulated in fp32 or fp64. `type` is rows' dtype or
+// wider.
 at::Tensor SumRows(const at::Tensor& rows, const std::optional<at::Tensor>& weights, const at::Tensor& order, at::ScalarType type);
 
-// Returns [T, k], fp32 or fp64: dot(tokens[t], rows[order[t, j]]). tokens [T, H] has rows' dtype or a wider one.
+// Returns [T, k], fp32 or fp64: dot(tokens[t], rows[order[t, j]]), 0 where there is no row. tokens [T, H] has rows' dtype or a
+// wider one.
 at::Tensor DotRows(const at::Tensor& tokens, const at::Tensor& rows, const at::Tensor& order);
 }  // namespace cpu
 

@@ -40,6 +40,7 @@ at::Tensor SumRows(const at::Tensor& rows, const std::optional<at::Tensor>& weig
       for (int64_t token = begin; token < end; ++token) {
         std::fill(sum.begin(), sum.end(), Sum{0});
         for (int64_t pair = token * choices; pair < (token + 1) * choices; ++pair) {
+          if (position[pair] >= rows.size(0)) continue;
           const Row* row = from + position[pair] * hidden;
           const Sum factor = by == nullptr ? Sum{1} : by[pair];
           for (int64_t i = 0; i < hidden; ++i) sum[i] += factor * static_cast<Sum>(row[i]);
@@ -67,8 +68,9 @@ at::Tensor DotRows(const at::Tensor& tokens, const at::Tensor& rows, const at::T
       for (int64_t pair = begin; pair < end; ++pair) {
         const Token* token = token_rows + pair / choices * hidden;
         const Row* row = choice_rows + position[pair] * hidden;
+        const int64_t end = position[pair] < rows.size(0) ? hidden : 0;
         Sum sum = 0;
-        for (int64_t i = 0; i < hidden; ++i) sum += static_cast<Sum>(token[i]) * static_cast<Sum>(row[i]);
+        for (int64_t i = 0; i < end; ++i) sum += static_cast<Sum>(token[i]) * static_cast<Sum>(row[i]);
         to[pair] = sum;
       }
     });

@@ -16,8 +16,8 @@ at::Tensor SumRows(const at::Tensor& rows, const std::optional<at::Tensor>& weig
   const at::Tensor positions = order.contiguous();
   const at::Tensor factors = weights ? weights->contiguous() : at::Tensor();
   at::Tensor out = at::empty({order.size(0), rows.size(1)}, rows.options().dtype(type));
-  SumRows(RowsOf(from), RowsOrNone(factors), OrderOf(positions), order.size(0), order.size(1), rows.size(1), RowsOf(out),
-          c10::cuda::getCurrentCUDAStream());
+  SumRows(RowsOf(from), RowsOrNone(factors), OrderOf(positions, rows.size(0)), order.size(0), order.size(1), rows.size(1),
+          RowsOf(out), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }
@@ -28,7 +28,7 @@ at::Tensor DotRows(const at::Tensor& tokens, const at::Tensor& rows, const at::T
   const at::Tensor right = rows.contiguous();
   const at::Tensor positions = order.contiguous();
   at::Tensor out = at::empty(order.sizes(), rows.options().dtype(AccumulateType(tokens.scalar_type())));
-  DotRows(RowsOf(left), RowsOf(right), OrderOf(positions), order.numel(), order.size(1), rows.size(1), out.data_ptr(),
+  DotRows(RowsOf(left), RowsOf(right), OrderOf(positions, rows.size(0)), order.numel(), order.size(1), rows.size(1), out.data_ptr(),
           c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;

@@ -18,17 +18,26 @@ __global__ void Combine(const From* from, Rows factors, Order order, int64_t cho
 #pragma unroll
     for (int i = 0; i < W; ++i) sum[i] += factor * Widen<S>(row.at[i]);
   };
-  const auto row_of = [&](int64_t pair) {
-    return *reinterpret_cast<const Vector<From, W>*>(from + PositionAt(order, pair) * hidden + column);
+  // False where the choice has no row.
+  const auto read = [&](int64_t pair, Vector<From, W>& row) {
+    const int64_t position = PositionAt(order, pair);
+    if (position >= order.rows) return false;
+    row = *reinterpret_cast<const Vector<From, W>*>(from + position * hidden + column);
+    return true;
   };
   if constexpr (kChoices > 0) {
     Vector<From, W> rows[kChoices];
+    bool there[kChoices];
 #pragma unroll
-    for (int j = 0; j < kChoices; ++j) rows[j] = row_of(token * kChoices + j);
+    for (int j = 0; j < kChoices; ++j) there[j] = read(token * kChoices + j, rows[j]);
 #pragma unroll
-    for (int j = 0; j < kChoices; ++j) add(rows[j], token * kChoices + j);
+    for (int j = 0; j < kChoices; ++j) {
+      if (there[j]) add(rows[j], token * kChoices + j);
+    }
   } else {
-    for (int64_t pair = token * choices; pair < (token + 1) * choices; ++pair) add(row_of(pair), pair);
+    for (int64_t pair = token * choices; pair < (token + 1) * choices; ++pair) {
+      if (Vector<From, W> row; read(pair, row)) add(row, pair);
+    }
   }
   Vector<To, W> out;
 #pragma unroll
@@ -43,9 +52,11 @@ __global__ void Dot(const Token* tokens, const Row* rows, Order order, int64_t p
   const int64_t pair = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
   if (pair >= pairs) return;
   const Token* token = tokens + pair / choices * hidden;
-  const Row* row = rows + PositionAt(order, pair) * hidden;
+  const int64_t position = PositionAt(order, pair);
+  const Row* row = rows + position * hidden;
+  const int64_t end = position < order.rows ? hidden : 0;
   Sum<Token> sum = 0;
-  for (int64_t column = threadIdx.x % 32 * W; column < hidden; column += 32 * W) {
+  for (int64_t column = threadIdx.x % 32 * W; column < end; column += 32 * W) {
     const auto left = *reinterpret_cast<const Vector<Token, W>*>(token + column);
     const auto right = *reinterpret_cast<const Vector<Row, W>*>(row + column);
 #pragma unroll

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The op dispatch and its gradient: checks, the split plan, the exchange, autograd. Kernels are per device.
+// The op dispatch and its gradient: checks, the exchange, autograd. Kernels are per device.
 #include "plugin/ops/dispatch/dispatch.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/cumsum.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -33,11 +32,26 @@ void CheckDispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTen
   CheckPerChoice(scale, ids, "scale", layer);
 }
 
-at::Tensor GroupEnds(const at::Tensor& sizes, const at::Device& device) { return at::cumsum(sizes, 0, at::kInt).to(device); }
-
 // What ranks must agree on before rows travel.
 std::string Signature(const at::Tensor& x, int64_t num_experts, const std::string& layer) {
   return c10::str(layer, ", hidden size ", x.size(1), ", ", x.scalar_type(), ", ", num_experts, " experts");
+}
+
+DispatchOut DispatchToRanks(const Kernels& kernels, const at::Tensor& x, const PairOrder& pairs, const OptionalTensor& scale,
+                            const comm::CommunicatorPtr& communicator, const std::optional<std::string>& failure,
+                            const std::string& layer) {
+  const int64_t num_experts = pairs.by_slot.size(0);
+  const int64_t ranks = communicator->size();
+  // After a failure the pairs have no order, and the others must still be told.
+  const SendPlan plan =
+      failure ? SendPlan{{}, at::zeros({ranks}, pairs.by_slot.options())} : PlanSend(kernels, pairs, ranks, layer);
+  const Counts counts = ExchangeCounts(*communicator, failure ? pairs.by_slot : pairs.counts, pairs.by_slot, plan.tokens,
+                                       Signature(x, num_experts, layer), failure, layer);
+  const Exchange exchange(communicator, plan.order, counts.received, layer);
+  const Arrivals arrivals = exchange.Announce(scale);
+  const at::Tensor arrived = exchange.ToExperts(x, x.scalar_type());
+  const at::Tensor rows = kernels.spread_rows(arrived, arrivals.factors, arrivals.places, exchange.num_rows(), x.scalar_type());
+  return {rows, counts.ends, counts.counts, plan.order, counts.received};
 }
 
 DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale, const at::Tensor& placement,
@@ -53,27 +67,30 @@ DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalT
     failure = c10::str("ids holds ", *pairs.bad_id, ", and there are ", num_experts, " experts, 0 to ", num_experts - 1);
   if (ep_size == 1) {
     AUTOEP_CHECK(!failure, layer, *failure);
-    at::Tensor rows = kernels.spread_rows(x, scale, pairs.order, x.scalar_type());
+    at::Tensor rows = kernels.spread_rows(x, scale, pairs.order, pairs.order.numel(), x.scalar_type());
     return {rows, pairs.ends, pairs.counts, pairs.order, pairs.by_slot.unsqueeze(0)};
   }
-  const comm::CommunicatorPtr communicator = Resolve(group, ep_size, layer);
-  const at::Tensor sent = pairs.by_slot.view({ep_size, -1});
-  const at::Tensor received = ExchangeCounts(*communicator, sent, Signature(x, num_experts, layer), failure, layer);
-  const at::Tensor send = kernels.spread_rows(x, scale, pairs.order, x.scalar_type());
-  const at::Tensor rows = Exchange(communicator, sent.cpu(), received).Deliver(send);
-  return {rows, GroupEnds(received.sum(0), x.device()), pairs.counts.cpu(), pairs.order, received};
+  return DispatchToRanks(kernels, x, pairs, scale, Resolve(group, ep_size, layer), failure, layer);
 }
 
-// The rows' gradients come home; a token's is their sum, each times its scale.
+// A token's gradient is the sum of its rows', each times its scale.
 std::tuple<at::Tensor, at::Tensor> DispatchBackward(const at::Tensor& grad_rows, const OptionalTensor& x,
-                                                    const OptionalTensor& scale, const at::Tensor& order, const at::Tensor& counts,
-                                                    const at::Tensor& received, const at::Tensor& placement, int64_t ep_size,
+                                                    const OptionalTensor& scale, const at::Tensor& order, const at::Tensor&,
+                                                    const at::Tensor& received, const at::Tensor&, int64_t ep_size,
                                                     std::string group, std::string layer) {
   const Kernels& kernels = KernelsFor(grad_rows.device());
-  const at::Tensor home = Exchange(counts, received, placement, ep_size, group, layer).Return(grad_rows.contiguous());
-  at::Tensor grad_x = kernels.sum_rows(home, scale, order, grad_rows.scalar_type());
+  const at::ScalarType type = grad_rows.scalar_type();
+  if (ep_size == 1) {
+    at::Tensor grad_x = kernels.sum_rows(grad_rows, scale, order, type);
+    if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
+    return {grad_x, kernels.dot_rows(*x, grad_rows, order).to(scale->scalar_type())};
+  }
+  const Exchange exchange(Resolve(group, ep_size, layer), order, received, layer);
+  const Arrivals arrivals = exchange.Announce(scale);
+  at::Tensor grad_x = exchange.ToTokens(kernels.sum_rows(grad_rows, arrivals.factors, arrivals.places, type), type);
   if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
-  return {grad_x, kernels.dot_rows(*x, home, order).to(scale->scalar_type())};
+  const at::Tensor dots = kernels.dot_rows(exchange.ToExperts(*x, x->scalar_type()), grad_rows, arrivals.places);
+  return {grad_x, exchange.ToTokens(dots, dots.scalar_type()).to(scale->scalar_type())};
 }
 
 std::tuple<at::Tensor, at::Tensor> DispatchBackwardMeta(const at::Tensor& grad_rows, const OptionalTensor& x,
@@ -81,7 +98,7 @@ std::tuple<at::Tensor, at::Tensor> DispatchBackwardMeta(const at::Tensor& grad_r
                                                         const at::Tensor&, const at::Tensor&, int64_t, std::string, std::string) {
   at::Tensor grad_x = grad_rows.new_empty_symint({order.sym_size(0), grad_rows.sym_size(1)});
   if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
-  return {grad_x, scale->new_empty_symint(order.sym_sizes())};
+  return {grad_x, scale->new_empty_symint(scale->sym_sizes())};
 }
 
 class DispatchFunction : public torch::autograd::Function<DispatchFunction> {

@@ -23,17 +23,19 @@ struct PairOrder {
 };
 
 namespace cpu {
-// ids [T, k] int64, contiguous; placement as dispatch has it.
+// ids [T, k] int64, contiguous. placement [E, 1, 2] int64: rank and slot of each id, checked by the caller; ids may share a slot,
+// but then `counts` means nothing.
 PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer);
 
-// Returns out [T*k, H] of dtype `type` with out[order[t, j]] = source[t] * scale[t, j]. source's dtype is `type` or wider.
-at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
+// Returns out [num_rows, H] of dtype `type` with out[order[t, j]] = source[t] * scale[t, j]; positions from num_rows on are left
+// out, and every one below must be there. source's dtype is `type` or wider.
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type);
 }  // namespace cpu
 
 namespace cuda {
 PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer);
-at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type);
 }  // namespace cuda
 

@@ -12,7 +12,6 @@
 
 #include "plugin/ops/checks.h"
 #include "plugin/ops/dispatch/dispatch.h"
-#include "plugin/ops/exchange.h"
 #include "plugin/ops/visit_dtype.h"
 
 namespace autoep::ops::cpu {
@@ -87,10 +86,16 @@ class CountingSort {
   std::vector<int64_t> next_;
 };
 
+// rank * S + slot of each id: [E].
+at::Tensor SlotNumbers(const at::Tensor& placement, int64_t ep_size) {
+  const at::Tensor table = placement.cpu().select(1, 0);
+  return table.select(1, 0).mul(placement.size(0) / ep_size).add(table.select(1, 1));
+}
+
 }  // namespace
 
-PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer) {
-  const at::Tensor slots = SlotNumbers(placement, ep_size, at::kCPU, layer);
+PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string&) {
+  const at::Tensor slots = SlotNumbers(placement, ep_size);
   PairOrder pairs{at::empty_like(ids), at::zeros_like(slots), {}, {}, std::nullopt};
   CountingSort sort(ids, slots);
   pairs.bad_id = sort.Count();
@@ -102,14 +107,14 @@ PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t
   return pairs;
 }
 
-at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type) {
   const int64_t choices = order.size(1);
   const int64_t hidden = source.size(1);
   const at::ScalarType accumulate = AccumulateType(source.scalar_type());
   const at::Tensor in = source.contiguous();
   const at::Tensor factors = scale ? scale->to(accumulate).contiguous() : at::Tensor();
-  at::Tensor out = at::empty({order.numel(), hidden}, source.options().dtype(type));
+  at::Tensor out = at::empty({num_rows, hidden}, source.options().dtype(type));
   VisitRowPair(type, source.scalar_type(), [&]<typename Row, typename Source>() {
     using Accumulate = std::conditional_t<std::is_same_v<Source, double>, double, float>;
     const Source* from = in.const_data_ptr<Source>();
@@ -118,6 +123,7 @@ at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>&
     Row* to = out.mutable_data_ptr<Row>();
     at::parallel_for(0, order.numel(), kElementsPerTask / (hidden + 1) + 1, [&](int64_t begin, int64_t end) {
       for (int64_t pair = begin; pair < end; ++pair) {
+        if (position[pair] >= num_rows) continue;
         const Source* row = from + pair / choices * hidden;
         Row* target = to + position[pair] * hidden;
         if (by == nullptr) {

@@ -26,15 +26,15 @@ PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t
   return result;
 }
 
-at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order,
+at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type) {
   const c10::cuda::CUDAGuard guard(source.device());
   const at::Tensor from = source.contiguous();
   const at::Tensor positions = order.contiguous();
   const at::Tensor factors = scale ? scale->contiguous() : at::Tensor();
-  at::Tensor out = at::empty({order.numel(), source.size(1)}, source.options().dtype(type));
-  SpreadRows(RowsOf(from), RowsOrNone(factors), OrderOf(positions), order.size(0), order.size(1), source.size(1), RowsOf(out),
-             c10::cuda::getCurrentCUDAStream());
+  at::Tensor out = at::empty({num_rows, source.size(1)}, source.options().dtype(type));
+  SpreadRows(RowsOf(from), RowsOrNone(factors), OrderOf(positions, num_rows), order.size(0), order.size(1), source.size(1),
+             RowsOf(out), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }

@@ -13,11 +13,13 @@ __global__ void Spread(const From* from, Rows factors, Order order, int64_t choi
   if (column >= hidden) return;
   const auto row = *reinterpret_cast<const Vector<From, W>*>(from + token * hidden + column);
   for (int64_t pair = token * choices; pair < (token + 1) * choices; ++pair) {
+    const int64_t position = PositionAt(order, pair);
+    if (position >= order.rows) continue;
     Vector<To, W> out;
     const S factor = factors.data == nullptr ? S{1} : ReadAny<S>(factors, pair);
 #pragma unroll
     for (int i = 0; i < W; ++i) out.at[i] = Narrow<To>(Widen<S>(row.at[i]) * factor);
-    *reinterpret_cast<Vector<To, W>*>(to + PositionAt(order, pair) * hidden + column) = out;
+    *reinterpret_cast<Vector<To, W>*>(to + position * hidden + column) = out;
   }
 }
 

@@ -34,7 +34,7 @@ at::Tensor PutTogether(MoeCall call, const OptionalTensor& scale) {
   const PairOrder pairs = kernels.order_pairs(call.ids, call.placement, 1, call.layer);
   const int64_t experts = call.placement.size(0);
   AUTOEP_CHECK(!pairs.bad_id, call.layer, "ids holds ", *pairs.bad_id, ", and there are ", experts, " experts, 0 to ", experts - 1);
-  call.experts.rows = kernels.spread_rows(x, scale, pairs.order, x.scalar_type());
+  call.experts.rows = kernels.spread_rows(x, scale, pairs.order, pairs.order.numel(), x.scalar_type());
   call.experts.offsets = pairs.ends;
   const at::Tensor rows = kernels.forward_experts(call.experts, false).out;
   const at::ScalarType wide =

@@ -59,8 +59,8 @@ class Backward {
     if (call_.experts.down_bias) {
       const at::Tensor slots = at::searchsorted(saved_.ends, saved_.order, /*out_int32=*/true, /*right=*/true);
       at::Tensor bias_dots = at::empty(dots_.sizes(), dots_.options());
-      DotRows(RowsOf(grad_), RowsOf(*call_.experts.down_bias), OrderOf(slots), slots.numel(), choices_, grad_.size(1),
-              bias_dots.data_ptr(), stream_);
+      DotRows(RowsOf(grad_), RowsOf(*call_.experts.down_bias), OrderOf(slots, call_.experts.down_bias->size(0)), slots.numel(),
+              choices_, grad_.size(1), bias_dots.data_ptr(), stream_);
       C10_CUDA_KERNEL_LAUNCH_CHECK();
       dots_.add_(bias_dots);
     }
@@ -70,15 +70,16 @@ class Backward {
   at::Tensor TokensGrad() {
     const at::Tensor rows = HopperAcross(hidden_grad_, call_.experts.gate_up, saved_.ends);
     at::Tensor out = at::empty(x_.sizes(), x_.options());
-    SumRows(RowsOf(rows), RowsOrNone({}), OrderOf(saved_.order), x_.size(0), choices_, x_.size(1), RowsOf(out), stream_);
+    SumRows(RowsOf(rows), RowsOrNone({}), OrderOf(saved_.order, rows.size(0)), x_.size(0), choices_, x_.size(1), RowsOf(out),
+            stream_);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return out;
   }
 
   at::Tensor Spread(const at::Tensor& tokens) {
     at::Tensor rows = at::empty({saved_.order.numel(), tokens.size(1)}, tokens.options());
-    SpreadRows(RowsOf(tokens), RowsOrNone({}), OrderOf(saved_.order), tokens.size(0), choices_, tokens.size(1), RowsOf(rows),
-               stream_);
+    SpreadRows(RowsOf(tokens), RowsOrNone({}), OrderOf(saved_.order, rows.size(0)), tokens.size(0), choices_, tokens.size(1),
+               RowsOf(rows), stream_);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return rows;
   }

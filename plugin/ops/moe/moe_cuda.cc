@@ -46,7 +46,7 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   LaunchOrder(call.ids, call.placement, 1, call.layer, out);
   if (!gather) {
     experts.rows = at::empty({pairs, x.size(1)}, x.options());
-    SpreadRows(RowsOf(x), RowsOrNone({}), OrderOf(order), x.size(0), call.ids.size(1), x.size(1), RowsOf(experts.rows),
+    SpreadRows(RowsOf(x), RowsOrNone({}), OrderOf(order, pairs), x.size(0), call.ids.size(1), x.size(1), RowsOf(experts.rows),
                c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
@@ -55,7 +55,7 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   if (saved != nullptr) *saved = {done.hidden, order, sorted, experts.offsets};
   const at::Tensor weights = call.weights ? call.weights->contiguous() : at::Tensor();
   at::Tensor sum = at::empty(x.sizes(), x.options().dtype(call.dtype));
-  SumRows(RowsOf(done.out), RowsOrNone(weights), OrderOf(order), x.size(0), call.ids.size(1), x.size(1), RowsOf(sum),
+  SumRows(RowsOf(done.out), RowsOrNone(weights), OrderOf(order, pairs), x.size(0), call.ids.size(1), x.size(1), RowsOf(sum),
           c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return sum;

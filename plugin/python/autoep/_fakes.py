@@ -18,6 +18,6 @@ def register() -> None:
             x.new_empty(rows, x.shape[1]),
             ids.new_empty(slots, dtype=torch.int32),
             ids.new_empty(experts, device=plan_device),
-            ids.new_empty(ids.shape),
-            ids.new_empty(ep_size, slots, device=plan_device),
+            ids.new_empty(ids.shape[0], ids.shape[1] * (1 if ep_size == 1 else 2)),
+            ids.new_empty(ep_size, slots if ep_size == 1 else slots + 2, device=plan_device),
         )

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of test_groups.py: python group_rank.py STORE RANKS RANK CASE..."""
+"""One rank of test_groups.py: python group_rank.py STORE RANKS RANK BACKEND CASE... Over NCCL, each rank has a GPU of its own."""
 
 from __future__ import annotations
 
 import datetime
+import os
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -14,36 +16,87 @@ import moe
 
 OPS = torch.ops.autoep
 NAME = "silu_gated"
+EXPERTS = 8
+TIMEOUT = {"gloo": 120, "nccl": 20}  # seconds
+
+# Of this process: set once, in main. NCCL's ranks run what a model on a GPU runs, in fp32.
+DEVICE, DTYPE = torch.device("cpu"), torch.double
 
 
-def _shards(rank: int, ranks: int) -> tuple[list[list[torch.Tensor]], list[torch.Tensor], list[torch.Tensor]]:
+def _operands(**options) -> list[torch.Tensor]:
+    return [tensor.detach().to(DEVICE).requires_grad_(tensor.requires_grad) for tensor in moe.operands(dtype=DTYPE, **options)]
+
+
+def _shards(rank: int, ranks: int, counts: tuple[int, ...] = (5, 0, 9, 1, 3, 0, 7, 2)) -> tuple[list[list[torch.Tensor]], list[torch.Tensor], list[torch.Tensor]]:
     """Every rank's x, ids, weights and scale; the layer's experts; this rank's experts. All the same on every rank."""
-    tokens = [moe.operands(tokens=count, seed=seed)[:4] for seed, count in enumerate([5, 0][:ranks])]
-    experts = moe.operands(seed=9)[4:]
+    tokens = [_operands(tokens=count, seed=seed, experts=EXPERTS)[:4] for seed, count in enumerate(counts[:ranks])]
+    experts = _operands(seed=9, experts=EXPERTS)[4:]
     mine = [tensor.detach().chunk(ranks)[rank].clone().requires_grad_() for tensor in experts]
     return tokens, experts, mine
 
 
-def _check(run, rank: int, ranks: int) -> None:
+def _check(run, rank: int, ranks: int, **shards) -> None:
     """run(x, ids, weights, scale, *experts) on every rank equals the plain layer, with all gradients."""
-    tokens, experts, mine = _shards(rank, ranks)
+    tokens, experts, mine = _shards(rank, ranks, **shards)
     x, ids, weights, scale = tokens[rank]
     inputs = [x, weights, scale]
     out = run(x, ids, weights, scale, *mine)
     grads = torch.autograd.grad(out.square().sum(), [*inputs, *mine])
     plain = [moe.reference(*theirs, *experts, NAME) for theirs in tokens]
-    torch.testing.assert_close(out, plain[rank])
+    _close(out, plain[rank])
     expected = torch.autograd.grad(plain[rank].square().sum(), inputs, retain_graph=True)
     # An expert's gradient sums over the tokens of all ranks.
     whole = torch.autograd.grad(sum(part.square().sum() for part in plain), experts)
     expected += tuple(grad.chunk(ranks)[rank] for grad in whole)
     for one, other in zip(grads, expected, strict=True):
-        torch.testing.assert_close(one, other)
+        _close(one, other)
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> None:
+    limits = {} if DTYPE == torch.double else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(one, other, **limits)
 
 
 def equal(rank: int, ranks: int) -> None:
     """Without a name: the default group."""
     _check(lambda *operands: moe.run(*operands, NAME, ranks), rank, ranks)
+
+
+def uneven(rank: int, ranks: int) -> None:
+    """Some ranks have many tokens, then others; again and again in one group."""
+    for counts in ((1, 40, 3, 2, 17, 1, 1, 6), (33, 2, 0, 5, 1, 20, 4, 1), (0,) * 7 + (3,), (0, 3) * 4):
+        _check(lambda *operands: moe.run(*operands, NAME, ranks), rank, ranks, counts=counts)
+
+
+def skewed(rank: int, ranks: int) -> None:
+    """All tokens of all ranks choose experts of the last rank, or of the first."""
+    for expert in (EXPERTS - 2, 0):
+        tokens, experts, mine = _shards(rank, ranks)
+        x, ids, weights, scale = tokens[rank]
+        ids = torch.tensor([expert, expert + 1], device=DEVICE).expand(len(x), 2).contiguous()
+        _close(moe.run(x, ids, weights, scale, *mine, NAME, ranks), moe.reference(x, ids, weights, scale, *experts, NAME))
+
+
+def same_bits(rank: int, ranks: int) -> None:
+    """The same answer every time."""
+    tokens, _, mine = _shards(rank, ranks)
+    first, *others = (moe.run(*tokens[rank], *mine, NAME, ranks) for _ in range(4))
+    assert all(torch.equal(first, other) for other in others)
+
+
+def dead(rank: int, ranks: int) -> None:
+    """The last rank goes away without a word: the others get an error in bounded time, or NCCL's watchdog ends them."""
+    equal(rank, ranks)
+    if rank == ranks - 1:
+        os._exit(0)
+    begin = time.monotonic()
+    try:
+        equal(rank, ranks)
+    except RuntimeError as error:
+        seconds = time.monotonic() - begin
+        print(f"rank {rank} saw after {seconds:.1f} s: {error}", file=sys.stderr, flush=True)
+        os._exit(0 if seconds < TIMEOUT[dist.get_backend()] + 30 else 1)
+    os._exit(2)
 
 
 def named_group(rank: int, ranks: int) -> None:
@@ -53,7 +106,7 @@ def named_group(rank: int, ranks: int) -> None:
 
 def compiled(rank: int, ranks: int) -> None:
     torch._dynamo.config.capture_dynamic_output_shape_ops = True
-    table = moe.placement(4, ranks)
+    table = moe.placement(EXPERTS, ranks).to(DEVICE)
 
     @torch.compile(backend="aot_eager", fullgraph=True, dynamic=False)
     def layer(*operands):
@@ -65,8 +118,8 @@ def compiled(rank: int, ranks: int) -> None:
 def opcheck(rank: int, ranks: int) -> None:
     """Both ranks make the same calls, so every exchange meets its peer."""
     tokens, _, mine = _shards(rank, ranks)
-    x, ids, weights, scale = moe.operands(tokens=4, seed=rank)[:4]
-    table = moe.placement(4, ranks)
+    x, ids, weights, scale = _operands(tokens=4, seed=rank, experts=EXPERTS)[:4]
+    table = moe.placement(EXPERTS, ranks).to(DEVICE)
     end = ("", moe.LAYER, moe.ABI)
     rows, offsets, counts, order, received = (
         out.detach().clone() for out in OPS.dispatch(x, ids, None, table, ranks, *end)
@@ -74,16 +127,14 @@ def opcheck(rank: int, ranks: int) -> None:
     plan = (order, counts, received, table)
     rows_grad = rows.clone().requires_grad_()
     px, pweights, pscale = (tensor.detach() for tensor in (x, weights, scale))
-    returned = torch.randn(ids.numel(), x.shape[1], dtype=x.dtype)
     calls = [
         ("dispatch", (x, ids, None, table, ranks, *end)),
         ("dispatch", (x, ids, scale, table, ranks, *end)),
         ("experts", (rows_grad, offsets, *mine, NAME, [], moe.LAYER, moe.ABI)),
         ("combine", (rows_grad, weights, *plan, ranks, *end)),
         ("combine", (rows_grad, None, *plan, ranks, *end)),
-        ("combine_train", (rows, pweights, *plan, ranks, *end)),
         ("dispatch_backward", (rows, px, pscale, *plan, ranks, "", moe.LAYER)),
-        ("combine_backward", (px, returned, pweights, *plan, rows.shape[0], x.dtype, ranks, "", moe.LAYER)),
+        ("combine_backward", (px, rows, pweights, *plan, rows.shape[0], x.dtype, ranks, "", moe.LAYER)),
     ]
     for name, operands in calls:
         torch.library.opcheck(getattr(OPS, name).default, operands)
@@ -95,11 +146,11 @@ def bad_ids(rank: int, ranks: int) -> None:
     x, ids, weights, scale = tokens[0]
     wrong = ids.clone()
     if rank == 1:
-        wrong[0, 0] = 4
+        wrong[0, 0] = EXPERTS
     try:
         moe.run(x, wrong, weights, scale, *mine, NAME, ranks)
     except RuntimeError as error:
-        expected = "ids holds 4" if rank == 1 else "rank 1 of the group failed here"
+        expected = f"ids holds {EXPERTS}" if rank == 1 else "rank 1 of the group failed here"
         assert expected in str(error), error
     else:
         raise AssertionError("not refused")
@@ -107,14 +158,24 @@ def bad_ids(rank: int, ranks: int) -> None:
 
 
 def main() -> None:
-    store, ranks, rank, cases = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+    global DEVICE, DTYPE
+    store, ranks, rank, backend, cases = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:]
     torch.set_num_threads(1)
+    if backend == "nccl":
+        DEVICE, DTYPE = torch.device("cuda", rank), torch.float
+        torch.cuda.set_device(DEVICE)
     autoep.load_library()
     dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=120)
+        backend,
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=ranks,
+        timeout=datetime.timedelta(seconds=TIMEOUT[backend]),
+        device_id=DEVICE if backend == "nccl" else None,
     )
     for case in cases:
         globals()[case](rank, ranks)
+        print(f"rank {rank} of {ranks} over {backend}: {case}", flush=True)
     dist.barrier()
     dist.destroy_process_group()
 
