@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Runs jobs (see rank.py) on real processes, one a rank, joined by Gloo.
+# Runs jobs (see rank.py) on real processes, one a rank, joined by Gloo, or by NCCL on GPUs.
 import json
 import os
 import subprocess
@@ -44,7 +44,7 @@ class Answers:
         return load_file(self.folder / f"{name}.gradients.rank{rank}.safetensors")
 
 
-def launch(jobs: list[Job], world: int, folder: Path) -> Answers:
+def launch(jobs: list[Job], world: int, folder: Path, device: str = "cpu") -> Answers:
     folder.mkdir(parents=True)
     listed = [vars(job) | {"directory": str(job.directory), "inputs": [[str(f) for f in step] for step in job.inputs]} for job in jobs]
     (folder / "jobs.json").write_text(json.dumps(listed))
@@ -52,7 +52,7 @@ def launch(jobs: list[Job], world: int, folder: Path) -> Answers:
     env = tool.environment(PYTHONPATH=os.pathsep.join(filter(None, paths)))
     words = [sys.executable, "-m", "e2e.rank", folder / "jobs.json"]
     ranks = [
-        subprocess.Popen([*map(str, words), str(rank), str(world), str(folder / "store"), str(folder)], env=env) for rank in range(world)
+        subprocess.Popen([*map(str, words), str(rank), str(world), str(folder / "store"), str(folder), device], env=env) for rank in range(world)
     ]
     try:
         codes = [rank.wait(_TIMEOUT) for rank in ranks]
