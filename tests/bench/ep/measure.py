@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times over several ranks: all start together, and the slowest rank's time counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from bench.ep.contenders import CONTENDERS, LAYER, ABI, Layer, exchange_counts, experts, route
+
+
+class Clock:
+    """Microseconds between two points of this rank's work on its device."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+
+    def point(self):
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, begin, end) -> float:
+        return begin.elapsed_time(end) * 1e3 if self.cuda else (end - begin) * 1e6
+
+    def finish(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+
+def slowest(values: list[float], device: torch.device) -> list[float]:
+    times = torch.tensor(values, dtype=torch.double, device=device)
+    dist.all_reduce(times, dist.ReduceOp.MAX)
+    return times.tolist()
+
+
+def median(values: list[float]) -> float:
+    return round(sorted(values)[len(values) // 2], 1)
+
+
+def collective_us(call: Callable[[], object], device: torch.device, repeats: int, warmup: int = 3) -> float:
+    """Median over repeats of the slowest rank's time of one call."""
+    clock, gate = Clock(device), torch.zeros(1, device=device)
+    times = []
+    for repeat in range(warmup + repeats):
+        dist.all_reduce(gate)
+        clock.finish()
+        begin = clock.point()
+        call()
+        end = clock.point()
+        clock.finish()
+        if repeat >= warmup:
+            times.append(clock.between(begin, end))
+    return median(slowest(times, device))
+
+
+def tokens_for(layer: Layer, count: int, rank: int) -> torch.Tensor:
+    torch.manual_seed(100 * count + rank)
+    return torch.randn(count, layer.shape.hidden, device=layer.router.device, dtype=layer.router.dtype)
+
+
+def link_rate(device: torch.device, size: int) -> float:
+    """Byte/s that one rank sends while it receives as much, point to point, `size` bytes at once."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    out, into = torch.ones(size, dtype=torch.uint8, device=device), torch.empty(size, dtype=torch.uint8, device=device)
+    ends = [dist.P2POp(dist.isend, out, (rank + 1) % ranks), dist.P2POp(dist.irecv, into, (rank - 1) % ranks)]
+
+    def call():
+        for work in dist.batch_isend_irecv(ends):
+            work.wait()
+
+    return size / (collective_us(call, device, 5) * 1e-6)
+
+
+def traffic(layer: Layer, x: torch.Tensor, repeats: int) -> dict:
+    """What one way of the exchange moves with one row a choice, and with one a token and rank; and how long torch's own
+    all-to-all takes for each."""
+    _, ids = route(layer, x)
+    ranks = ids // (layer.shape.experts // layer.ranks)
+    found = {}
+    hits = torch.stack([(ranks == rank).any(1).sum() for rank in range(layer.ranks)])
+    for name, sent in (("choice", torch.bincount(ranks.flatten(), minlength=layer.ranks)), ("token", hits)):
+        _, send, receive = exchange_counts(sent, layer.ranks)
+        rows, into = x.new_ones(sum(send), x.shape[1]), x.new_empty(sum(receive), x.shape[1])
+        us = collective_us(lambda: dist.all_to_all_single(into, rows, receive, send), x.device, repeats)  # noqa: B023
+        away = (sum(send) - send[dist.get_rank()]) * x.shape[1] * x.element_size()
+        found[f"row_a_{name}"] = {"bytes_away": away, "us": us, "bytes_a_second": away / (us * 1e-6)}
+    counts = torch.bincount(ids.flatten(), minlength=layer.shape.experts)
+    found["counts_us"] = collective_us(lambda: exchange_counts(counts, layer.ranks), x.device, repeats)
+    return found
+
+
+def phases(layer: Layer, x: torch.Tensor, repeats: int, warmup: int = 3) -> dict[str, float]:
+    """Our ops one by one; each with what it waits for."""
+    ops, clock, gate = torch.ops.autoep, Clock(x.device), torch.zeros(1, device=x.device)
+    end = (layer.placement, layer.ranks, "", LAYER, ABI)
+    times: dict[str, list[float]] = {"route": [], "dispatch": [], "experts": [], "combine": []}
+    for repeat in range(warmup + repeats):
+        dist.all_reduce(gate)
+        clock.finish()
+        points = [clock.point()]
+        weights, ids = route(layer, x)
+        points.append(clock.point())
+        rows, offsets, counts, order, received = ops.dispatch(x, ids, None, *end)
+        points.append(clock.point())
+        done = experts(layer, rows, offsets)
+        points.append(clock.point())
+        ops.combine(done, weights, order, counts, received, *end)
+        points.append(clock.point())
+        clock.finish()
+        if repeat >= warmup:
+            for name, begin, after in zip(times, points, points[1:]):
+                times[name].append(clock.between(begin, after))
+    return {name: median(slowest(values, x.device)) for name, values in times.items()}
+
+
+def kernels(call: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Microseconds of this rank's kernels in one call, by kind. Those of NCCL count their waiting for the other rank."""
+    from torch.profiler import ProfilerActivity, profile
+
+    call()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize()
+    found: dict[str, float] = {}
+    for event in seen.key_averages():
+        name = event.key.lower()
+        kind = "nccl" if "nccl" in name else "product" if any(part in name for part in ("gemm", "grouped", "cutlass", "hopper")) else "rest"
+        found[kind] = found.get(kind, 0.0) + event.self_device_time_total / repeats
+    return {kind: round(value, 1) for kind, value in found.items()}
+
+
+def _training(call, layer: Layer, x: torch.Tensor, grad: torch.Tensor) -> Callable:
+    def run():
+        for leaf in (x, *layer.tensors()):
+            leaf.grad = None
+        call(x).backward(grad)
+
+    return run
+
+
+def cell(layer: Layer, count: int, mode: str, repeats: int, rank: int, profiled: bool) -> dict:
+    """mode: "forward" or "train", forward and backward."""
+    x = tokens_for(layer, count, rank)
+    grad = torch.randn_like(x)
+    found: dict = {"tokens": count, "mode": mode, "us": {}, "kernels_us": {}}
+    runs, answers = {}, {}
+    train = mode == "train"
+    for leaf in (x, *layer.tensors()):
+        leaf.requires_grad_(train)
+    with torch.set_grad_enabled(train):
+        for name, make in CONTENDERS.items():
+            call = make(layer)
+            runs[name] = _training(call, layer, x, grad) if train else (lambda call=call: call(x))
+            answer = runs[name]()
+            answers[name] = (x.grad if train else answer).double()
+        apart = (answers["ours"] - answers["torch"]).norm() / answers["torch"].norm().clamp(min=1e-30)
+        found["apart"] = slowest([apart.item()], x.device)[0]
+        del answers
+        for _ in range(2):  # they take turns
+            for name, run in runs.items():
+                found["us"].setdefault(name, []).append(collective_us(run, x.device, repeats))
+        if profiled:
+            for name, run in runs.items():
+                found["kernels_us"][name] = kernels(run, 5)
+    for leaf in (x, *layer.tensors()):
+        leaf.requires_grad_(False)
+        leaf.grad = None
+    if not train:
+        with torch.no_grad():
+            found["phases_us"] = phases(layer, x, repeats)
+            found["traffic"] = traffic(layer, x, repeats)
+    return found
