@@ -6,11 +6,14 @@
 #include <ATen/ops/bucketize.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cumsum.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -91,65 +94,97 @@ SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t ep_siz
   return {at::cat({tokens.order, slots}, 1), tokens.by_slot.narrow(0, 0, ep_size)};
 }
 
-Counts ExchangeCounts(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot,
-                      const at::Tensor& tokens, const std::string& signature, const std::optional<std::string>& failure,
-                      const std::string& layer) {
-  const int64_t ranks = communicator.size();
-  const int64_t slots = by_slot.size(0) / ranks;
-  const int64_t mark = failure ? kFailed : Hash(signature);
-  const at::Tensor told =
-      at::cat({by_slot.view({ranks, slots}), tokens.unsqueeze(1), at::full({ranks, 1}, mark, tokens.options())}, 1);
-  const at::Tensor heard = communicator.AllToAllCounts(told);
-  const at::Tensor all = at::cat({heard.view(-1), tokens, counts}).cpu();
-  AUTOEP_CHECK(!failure, layer, *failure);
-  const at::Tensor answer = all.narrow(0, 0, heard.numel()).view(heard.sizes());
-  const auto entries = answer.accessor<int64_t, 2>();
-  for (int64_t rank = 0; rank < ranks; ++rank) {
-    AUTOEP_CHECK(entries[rank][slots + 1] != kFailed, layer, "rank ", rank, " of the group failed here; its own message says why");
-    AUTOEP_CHECK(entries[rank][slots + 1] == mark, layer, "rank ", rank, " of the group is in another call than rank ",
-                 communicator.rank(), " (", signature, "): every rank must run the same converted model, with inputs of one dtype");
+CountExchange::CountExchange(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot,
+                             const at::Tensor& tokens, const std::string& signature, bool failed)
+    : rank_(communicator.rank()),
+      ranks_(communicator.size()),
+      slots_(by_slot.size(0) / ranks_),
+      experts_(by_slot.size(0)),
+      signature_(signature),
+      mark_(failed ? kFailed : Hash(signature)) {
+  const at::Tensor mark = at::full({ranks_, 1}, mark_, tokens.options());
+  heard_ = communicator.AllToAllCounts(at::cat({by_slot.view({ranks_, slots_}), tokens.unsqueeze(1), mark}, 1));
+  const at::Tensor all = at::cat({heard_.view(-1), tokens, counts});
+  if (all.is_cpu()) {
+    host_ = all;
+    return;
   }
-  const at::Tensor sent = all.narrow(0, heard.numel(), ranks).unsqueeze(1);
-  return {all.narrow(0, heard.numel() + ranks, counts.size(0)).clone(),
-          at::cat({answer.narrow(1, 0, slots), sent, answer.narrow(1, slots, 1)}, 1),
-          at::cumsum(heard.narrow(1, 0, slots).sum(0), 0, at::kInt)};
+  host_ = at::empty(all.sizes(), all.options().device(at::kCPU).pinned_memory(true));
+  host_.copy_(all, /*non_blocking=*/true);
+  copied_.emplace(all.device().type());
+  copied_->record(c10::impl::VirtualGuardImpl(all.device().type()).getStream(all.device()));
+}
+
+Counts CountExchange::Finish(const std::optional<std::string>& failure, const std::string& layer) {
+  if (copied_) copied_->synchronize();
+  AUTOEP_CHECK(!failure, layer, *failure);
+  const at::Tensor answer = host_.narrow(0, 0, heard_.numel()).view(heard_.sizes());
+  const auto entries = answer.accessor<int64_t, 2>();
+  for (int64_t rank = 0; rank < ranks_; ++rank) {
+    const int64_t mark = entries[rank][slots_ + 1];
+    AUTOEP_CHECK(mark != kFailed, layer, "rank ", rank, " of the group failed here; its own message says why");
+    AUTOEP_CHECK(mark == mark_, layer, "rank ", rank, " of the group is in another call than rank ", rank_, " (", signature_,
+                 "): every rank must run the same converted model, with inputs of one dtype");
+  }
+  const at::Tensor sent = host_.narrow(0, heard_.numel(), ranks_).unsqueeze(1);
+  return {host_.narrow(0, heard_.numel() + ranks_, experts_).clone(),
+          at::cat({answer.narrow(1, 0, slots_), sent, answer.narrow(1, slots_, 1)}, 1),
+          at::cumsum(heard_.narrow(1, 0, slots_).sum(0), 0, at::kInt)};
+}
+
+at::Tensor Numbers(const at::Tensor& order, const std::optional<at::Tensor>& factors) {
+  const int64_t choices = order.size(1) / 2;
+  const at::ScalarType type = factors ? AccumulateType(factors->scalar_type()) : at::kFloat;
+  const at::Tensor slots = order.narrow(1, choices, choices).to(type);  // far below where fp32 skips integers
+  return factors ? at::cat({slots, factors->to(type)}, 1) : slots;
+}
+
+at::Tensor Pack(const at::Tensor& values, const at::Tensor& order, int64_t ranks, at::ScalarType type) {
+  const int64_t choices = order.size(1) / 2;
+  const at::Tensor first = order.narrow(1, 0, choices);
+  return KernelsFor(values.device())
+      .spread_rows(values, std::nullopt, first.contiguous(), order.size(0) * std::min(choices, ranks), type);
 }
 
 Exchange::Exchange(comm::CommunicatorPtr communicator, const at::Tensor& order, const at::Tensor& received,
                    const std::string& layer)
-    : communicator_(std::move(communicator)), layer_(layer) {
+    : communicator_(std::move(communicator)), order_(order), layer_(layer) {
   CheckInt64(order, 2, "order", layer);
   CheckInt64(received, 2, "received", layer);
   AUTOEP_CHECK(received.is_cpu(), layer, "received must be on the CPU, as dispatch returned it");
   AUTOEP_CHECK(received.size(0) == communicator_->size() && received.size(1) > 2 && order.size(1) % 2 == 0, layer, "received ",
                received.sizes(), " and order ", order.sizes(), " are not what dispatch returned on ", communicator_->size(),
                " ranks");
-  const int64_t choices = order.size(1) / 2;
   slots_per_rank_ = received.size(1) - 2;
-  first_ = order.narrow(1, 0, choices).contiguous();
-  slots_ = order.narrow(1, choices, choices);
+  first_ = order_.narrow(1, 0, order_.size(1) / 2).contiguous();
   num_rows_ = received.narrow(1, 0, slots_per_rank_).sum().item<int64_t>();
   send_ = ListOf(received.select(1, slots_per_rank_));
   receive_ = ListOf(received.select(1, slots_per_rank_ + 1));
 }
 
 Arrivals Exchange::Announce(const std::optional<at::Tensor>& factors) const {
-  const int64_t choices = slots_.size(1);
-  const at::ScalarType type = factors ? AccumulateType(factors->scalar_type()) : at::kFloat;
-  const at::Tensor slots = slots_.to(type);  // far below where fp32 skips integers
-  const at::Tensor numbers = ToExperts(factors ? at::cat({slots, factors->to(type)}, 1) : slots, type);
+  const at::Tensor numbers = Numbers(order_, factors);
+  return AnnouncePacked(Pack(numbers, order_, communicator_->size(), numbers.scalar_type()), factors.has_value());
+}
+
+Arrivals Exchange::AnnouncePacked(const at::Tensor& packed, bool has_factors) const {
+  const int64_t choices = first_.size(1);
+  const at::Tensor numbers = SendPacked(packed);
   const at::Tensor ids = numbers.narrow(1, 0, choices).to(at::kLong).contiguous();
   const int64_t experts = slots_per_rank_ * communicator_->size();
   const at::Tensor table = RangeTable(experts, communicator_->rank() * slots_per_rank_, slots_per_rank_, ids.device());
   Arrivals arrivals{KernelsFor(ids.device()).order_pairs(ids, table, 1, layer_).order, std::nullopt};
-  if (factors) arrivals.factors = numbers.narrow(1, choices, choices).contiguous();
+  if (has_factors) arrivals.factors = numbers.narrow(1, choices, choices).contiguous();
   return arrivals;
 }
 
 at::Tensor Exchange::ToExperts(const at::Tensor& values, at::ScalarType type) const {
+  return SendPacked(Pack(values, order_, communicator_->size(), type));
+}
+
+at::Tensor Exchange::SendPacked(const at::Tensor& packed) const {
   const int64_t tokens = std::accumulate(send_.begin(), send_.end(), int64_t{0});
-  const at::Tensor rows = KernelsFor(values.device()).spread_rows(values, std::nullopt, first_, tokens, type);
-  return communicator_->AllToAllRows(rows, send_, receive_);
+  return communicator_->AllToAllRows(packed.narrow(0, 0, tokens), send_, receive_);
 }
 
 at::Tensor Exchange::ToTokens(const at::Tensor& values, at::ScalarType type) const {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
 
 #include <cstdint>
 #include <optional>
@@ -35,12 +36,26 @@ struct Counts {
   at::Tensor ends;      // [S] int32, on the tokens' device
 };
 
-// Tells every rank how much comes to it. counts [E]: this rank's pairs for each expert; by_slot [E]: for each slot number;
-// tokens [N]: its tokens to each rank. The one wait for the device. Every rank also says which call it is in (`signature`); if
-// they differ, or if a rank reports a `failure`, every rank throws, each with its own sentence.
-Counts ExchangeCounts(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot,
-                      const at::Tensor& tokens, const std::string& signature, const std::optional<std::string>& failure,
-                      const std::string& layer);
+// Tells every rank how much comes to it. Every rank also says which call it is in (`signature`); if they differ, or if a rank
+// reports a `failure`, every rank throws, each with its own sentence.
+class CountExchange {
+ public:
+  // counts [E]: this rank's pairs for each expert; by_slot [E]: for each slot number; tokens [N]: its tokens to each rank. Starts
+  // the exchange and does not wait for it, so that what does not need the counts can be launched.
+  CountExchange(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot, const at::Tensor& tokens,
+                const std::string& signature, bool failed);
+
+  // Waits for the counts, and for nothing that was launched since.
+  Counts Finish(const std::optional<std::string>& failure, const std::string& layer);
+
+ private:
+  const int64_t rank_, ranks_, slots_, experts_;
+  const std::string signature_;
+  const int64_t mark_;
+  at::Tensor heard_;  // [N, S + 2]: from each rank; its pairs for each slot, its tokens, its mark
+  at::Tensor host_;   // on the CPU: heard_, tokens, counts
+  std::optional<c10::Event> copied_;
+};
 
 // What a rank makes of the tokens that came to it: V of them, from each rank in its order.
 struct Arrivals {
@@ -48,7 +63,13 @@ struct Arrivals {
   std::optional<at::Tensor> factors;  // [V, k] fp32 or fp64
 };
 
-// Between several ranks. Each call is collective.
+// What Announce sends, [T, k] or with factors [T, 2k], fp32 or fp64.
+at::Tensor Numbers(const at::Tensor& order, const std::optional<at::Tensor>& factors);
+
+// values [T, C] at the positions of the send buffer, before it is known how many of its rows are used: every row that could be.
+at::Tensor Pack(const at::Tensor& values, const at::Tensor& order, int64_t ranks, at::ScalarType type);
+
+// Between several ranks. Each call that sends is collective.
 class Exchange {
  public:
   // order and received as dispatch returns them.
@@ -59,16 +80,20 @@ class Exchange {
 
   // Sends each token's slots, and its factors [T, k] if given.
   Arrivals Announce(const std::optional<at::Tensor>& factors) const;
+  // The same from Pack(Numbers(..)).
+  Arrivals AnnouncePacked(const at::Tensor& packed, bool has_factors) const;
   // values [T, C], float, sent in `type`, theirs or narrower: [V, C].
   at::Tensor ToExperts(const at::Tensor& values, at::ScalarType type) const;
+  // The same from Pack.
+  at::Tensor SendPacked(const at::Tensor& packed) const;
   // values [V, C] back to their tokens, the ranks' summed: [T, C] of `type`, theirs or wider.
   at::Tensor ToTokens(const at::Tensor& values, at::ScalarType type) const;
 
  private:
   const comm::CommunicatorPtr communicator_;
+  const at::Tensor order_;
   const std::string layer_;
-  at::Tensor first_;  // [T, k]: position in the send buffer of what goes to a rank, at the first choice that does
-  at::Tensor slots_;  // [T, k]: slot numbers
+  at::Tensor first_;  // [T, k]: the first half of order
   int64_t slots_per_rank_;
   int64_t num_rows_;
   std::vector<int64_t> send_;     // tokens to each rank

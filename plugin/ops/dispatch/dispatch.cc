@@ -45,11 +45,18 @@ DispatchOut DispatchToRanks(const Kernels& kernels, const at::Tensor& x, const P
   // After a failure the pairs have no order, and the others must still be told.
   const SendPlan plan =
       failure ? SendPlan{{}, at::zeros({ranks}, pairs.by_slot.options())} : PlanSend(kernels, pairs, ranks, layer);
-  const Counts counts = ExchangeCounts(*communicator, failure ? pairs.by_slot : pairs.counts, pairs.by_slot, plan.tokens,
-                                       Signature(x, num_experts, layer), failure, layer);
+  CountExchange exchange_counts(*communicator, failure ? pairs.by_slot : pairs.counts, pairs.by_slot, plan.tokens,
+                                Signature(x, num_experts, layer), failure.has_value());
+  at::Tensor numbers, tokens;
+  if (!failure) {
+    const at::Tensor told = Numbers(plan.order, scale);
+    numbers = Pack(told, plan.order, ranks, told.scalar_type());
+    tokens = Pack(x, plan.order, ranks, x.scalar_type());
+  }
+  const Counts counts = exchange_counts.Finish(failure, layer);
   const Exchange exchange(communicator, plan.order, counts.received, layer);
-  const Arrivals arrivals = exchange.Announce(scale);
-  const at::Tensor arrived = exchange.ToExperts(x, x.scalar_type());
+  const Arrivals arrivals = exchange.AnnouncePacked(numbers, scale.has_value());
+  const at::Tensor arrived = exchange.SendPacked(tokens);
   const at::Tensor rows = kernels.spread_rows(arrived, arrivals.factors, arrivals.places, exchange.num_rows(), x.scalar_type());
   return {rows, counts.ends, counts.counts, plan.order, counts.received};
 }

@@ -52,10 +52,16 @@ class Layer:
 
 
 def route(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax, top-k, renormalised: weights fp32, ids int64. For every contender the same."""
+    """Softmax, top-k, renormalised: weights fp32, ids int64."""
     probabilities = torch.softmax(F.linear(x, layer.router), -1, dtype=torch.float32)
     weights, ids = torch.topk(probabilities, layer.shape.top_k, -1)
     return weights / weights.sum(-1, keepdim=True), ids
+
+
+def fused_route(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """route by our op, as --router=fused puts it into a model."""
+    end = ("max", 0.0, layer.shape.top_k, True, False, None, "sum", 0.0, 1.0, None, LAYER, ABI)
+    return torch.ops.autoep.route(F.linear(x, layer.router), None, torch.float32, "softmax", 1, 1, *end)
 
 
 def experts(layer: Layer, rows: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
@@ -64,12 +70,12 @@ def experts(layer: Layer, rows: torch.Tensor, offsets: torch.Tensor) -> torch.Te
 
 
 def ours(layer: Layer) -> Callable:
-    """The ops as a converted model has them, without a fused router."""
+    """The ops as a converted model has them, with the fused router."""
     ops = torch.ops.autoep
     end = (layer.placement, layer.ranks, "", LAYER, ABI)
 
     def call(x):
-        weights, ids = route(layer, x)
+        weights, ids = fused_route(layer, x)
         rows, offsets, counts, order, received = ops.dispatch(x, ids, None, *end)
         return ops.combine(experts(layer, rows, offsets), weights, order, counts, received, *end).to(x.dtype)
 

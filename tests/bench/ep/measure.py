@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from bench.ep.contenders import CONTENDERS, LAYER, ABI, Layer, exchange_counts, experts, route
+from bench.ep.contenders import CONTENDERS, LAYER, ABI, Layer, exchange_counts, experts, fused_route, route
 
 
 class Clock:
@@ -104,7 +104,7 @@ def phases(layer: Layer, x: torch.Tensor, repeats: int, warmup: int = 3) -> dict
         dist.all_reduce(gate)
         clock.finish()
         points = [clock.point()]
-        weights, ids = route(layer, x)
+        weights, ids = fused_route(layer, x)
         points.append(clock.point())
         rows, offsets, counts, order, received = ops.dispatch(x, ids, None, *end)
         points.append(clock.point())

@@ -66,7 +66,11 @@ class Run:
                     if not self.in_time(f"{mode} {name} {tokens}"):
                         continue
                     profiled = self.cuda and tokens == max(self.options["tokens"])
-                    cell = {"shape": name} | measure.cell(layer, tokens, mode, self.options["repeats"], self.rank, profiled)
+                    try:
+                        cell = {"shape": name} | measure.cell(layer, tokens, mode, self.options["repeats"], self.rank, profiled)
+                    except Exception as error:  # on every rank, or the others wait in vain and the process group's timeout ends them
+                        self.found["not_run"].append(f"{mode} {name} {tokens}: {type(error).__name__}: {str(error)[:300]}")
+                        continue
                     self.found["cells"].append(cell)
                     self.save(report.cell(cell))
                 del layer
@@ -104,7 +108,7 @@ def main() -> None:
     run.conditions()
     for part in options["parts"]:
         getattr(run, part)()
-    run.save(f"not run for lack of time: {', '.join(run.found['not_run']) or 'nothing'}")
+    run.save(f"not run: {'; '.join(run.found['not_run']) or 'nothing'}")
     dist.barrier()
     dist.destroy_process_group()
 
