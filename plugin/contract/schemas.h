@@ -70,10 +70,10 @@ inline constexpr char kRoute[] =
     "float scale, ScalarType? dtype, str layer, int abi) -> (Tensor weights, Tensor ids)";
 
 // dispatch, experts and combine of one rank that holds every expert, as one op: nothing in between is given away, so nothing need
-// be kept. Arguments as theirs; placement [E, 1, 2] with rank 0 throughout. The sum is given in `dtype`.
+// be kept. Arguments as theirs; placement [E, 1, 2] with rank 0 throughout. The sum is given in `dtype`; none: as combine gives it.
 inline constexpr char kMoe[] =
     "moe(Tensor x, Tensor ids, Tensor? weights, Tensor? scale, Tensor placement, Tensor gate_up, Tensor down, "
-    "Tensor? gate_up_bias, Tensor? down_bias, str activation, float[] activation_args, ScalarType dtype, str layer, int abi) -> "
+    "Tensor? gate_up_bias, Tensor? down_bias, str activation, float[] activation_args, ScalarType? dtype, str layer, int abi) -> "
     "Tensor";
 
 // Marks where a source model's routing is decided, so that a run can be compared route by route (ops/recorder.h). Returns a

@@ -20,12 +20,18 @@ namespace autoep::ops {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
+using OptionalDtype = std::optional<at::ScalarType>;
 
 void Record(const at::Tensor& ids, const OptionalTensor& weights, const std::string& layer) {
   if (!Recorder::Active()) return;
   Recorder::Add({RecordedCall::Op::kDispatch, layer, ids.clone(), {}, ids.numel()});
   Recorder::Add({RecordedCall::Op::kExperts, layer, {}, {}, ids.numel()});
   if (weights) Recorder::Add({RecordedCall::Op::kCombine, layer, {}, weights->clone(), ids.numel()});
+}
+
+// The dtype in which combine gives its sum.
+at::ScalarType SumDtype(const at::Tensor& x, const OptionalTensor& weights) {
+  return weights ? c10::promoteTypes(x.scalar_type(), weights->scalar_type()) : x.scalar_type();
 }
 
 at::Tensor PutTogether(MoeCall call, const OptionalTensor& scale) {
@@ -37,15 +43,13 @@ at::Tensor PutTogether(MoeCall call, const OptionalTensor& scale) {
   call.experts.rows = kernels.spread_rows(x, scale, pairs.order, pairs.order.numel(), x.scalar_type());
   call.experts.offsets = pairs.ends;
   const at::Tensor rows = kernels.forward_experts(call.experts, false).out;
-  const at::ScalarType wide =
-      call.weights ? c10::promoteTypes(rows.scalar_type(), call.weights->scalar_type()) : rows.scalar_type();
-  return kernels.sum_rows(rows, call.weights, pairs.order, wide).to(call.dtype);
+  return kernels.sum_rows(rows, call.weights, pairs.order, SumDtype(rows, call.weights)).to(call.dtype);
 }
 
 MoeCall CheckedMoe(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& weights, const OptionalTensor& scale,
                    const at::Tensor& placement, const at::Tensor& gate_up, const at::Tensor& down,
                    const OptionalTensor& gate_up_bias, const OptionalTensor& down_bias, const std::string& activation,
-                   at::ArrayRef<double> args, at::ScalarType dtype, std::string layer, int64_t abi) {
+                   at::ArrayRef<double> args, OptionalDtype dtype, std::string layer, int64_t abi) {
   CheckAbi(abi, layer);
   CheckInt64(ids, 2, "ids", layer);
   CheckPerChoice(weights, ids, "weights", layer);
@@ -55,7 +59,7 @@ MoeCall CheckedMoe(const at::Tensor& x, const at::Tensor& ids, const OptionalTen
                ids.contiguous(),
                placement,
                weights,
-               dtype,
+               dtype.value_or(SumDtype(x, weights)),
                std::move(layer)};
   AUTOEP_CHECK(x.size(0) == ids.size(0), call.layer, "x has ", x.size(0), " tokens, and ids ", ids.size(0));
   AUTOEP_CHECK(x.device() == ids.device(), call.layer, "x is on ", x.device(), ", and ids on ", ids.device());
@@ -72,7 +76,7 @@ bool OwnKernels(const MoeCall& call, const OptionalTensor& scale) {
 
 at::Tensor Moe(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& weights, const OptionalTensor& scale,
                const at::Tensor& placement, const at::Tensor& gate_up, const at::Tensor& down, const OptionalTensor& gate_up_bias,
-               const OptionalTensor& down_bias, std::string activation, at::ArrayRef<double> args, at::ScalarType dtype,
+               const OptionalTensor& down_bias, std::string activation, at::ArrayRef<double> args, OptionalDtype dtype,
                std::string layer, int64_t abi) {
   MoeCall call = CheckedMoe(x, ids, weights, scale, placement, gate_up, down, gate_up_bias, down_bias, activation, args, dtype,
                             std::move(layer), abi);
@@ -81,10 +85,10 @@ at::Tensor Moe(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor&
   return PutTogether(std::move(call), scale);
 }
 
-at::Tensor MoeMeta(const at::Tensor& x, const at::Tensor&, const OptionalTensor&, const OptionalTensor&, const at::Tensor&,
+at::Tensor MoeMeta(const at::Tensor& x, const at::Tensor&, const OptionalTensor& weights, const OptionalTensor&, const at::Tensor&,
                    const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&, std::string,
-                   at::ArrayRef<double>, at::ScalarType dtype, std::string, int64_t) {
-  return x.new_empty_symint(x.sym_sizes(), x.options().dtype(dtype));
+                   at::ArrayRef<double>, OptionalDtype dtype, std::string, int64_t) {
+  return x.new_empty_symint(x.sym_sizes(), x.options().dtype(dtype.value_or(SumDtype(x, weights))));
 }
 
 // The types of dispatch, experts and combine, as their schemas have them.
@@ -152,7 +156,7 @@ bool NeedsGrad(std::initializer_list<OptionalTensor> tensors) {
 at::Tensor MoeAutograd(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& weights, const OptionalTensor& scale,
                        const at::Tensor& placement, const at::Tensor& gate_up, const at::Tensor& down,
                        const OptionalTensor& gate_up_bias, const OptionalTensor& down_bias, std::string activation,
-                       at::ArrayRef<double> args, at::ScalarType dtype, std::string layer, int64_t abi) {
+                       at::ArrayRef<double> args, OptionalDtype dtype, std::string layer, int64_t abi) {
   if (!NeedsGrad({x, weights, scale, gate_up, down, gate_up_bias, down_bias})) {
     static const auto op = Find<decltype(Moe)>("autoep::moe");
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -173,7 +177,8 @@ at::Tensor MoeAutograd(const at::Tensor& x, const at::Tensor& ids, const Optiona
   const auto [rows, offsets, counts, order, received] = dispatch.call(x, ids, scale, placement, 1, "", layer, abi);
   const at::Tensor done =
       experts.call(rows, offsets, gate_up, down, gate_up_bias, down_bias, std::move(activation), args, layer, abi);
-  return combine.call(done, weights, order, counts, received, placement, 1, "", layer, abi).to(dtype);
+  const at::Tensor sum = combine.call(done, weights, order, counts, received, placement, 1, "", layer, abi);
+  return dtype ? sum.to(*dtype) : sum;
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ at::Tensor RunMoe(const MoeLayer& layer, const Tokens& tokens) {
           .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
                             const std::optional<at::Tensor>&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
                             const std::optional<at::Tensor>&, const std::optional<at::Tensor>&, std::string, at::ArrayRef<double>,
-                            at::ScalarType, std::string, int64_t)>();
+                            std::optional<at::ScalarType>, std::string, int64_t)>();
   return op.call(OnGpu(tokens.x), OnGpu(tokens.ids), OnGpu(tokens.weights), std::nullopt, OnGpu(layer.Placement(1)),
                  OnGpu(shard.gate_up), OnGpu(shard.down), OnGpu(shard.gate_up_bias), OnGpu(shard.down_bias),
                  layer.options.activation, layer.options.activation_args, layer.options.type, "model.layers.0.mlp#plan",

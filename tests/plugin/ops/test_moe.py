@@ -9,11 +9,14 @@ import torch
 import moe
 
 
-def _moe(x, ids, weights, scale, *experts, name="silu_gated", dtype=None):
+def _run(x, ids, weights, scale, *operands):
+    *experts, name, dtype = operands
     table = moe.placement(experts[0].shape[0], 1)
-    return torch.ops.autoep.moe(
-        x, ids, weights, scale, table, *experts, name, moe.activation_args(name), dtype or x.dtype, moe.LAYER, moe.ABI
-    )
+    return torch.ops.autoep.moe(x, ids, weights, scale, table, *experts, name, moe.activation_args(name), dtype, moe.LAYER, moe.ABI)
+
+
+def _moe(x, *operands, name="silu_gated", dtype=None):
+    return _run(x, *operands, name, dtype or x.dtype)
 
 
 @pytest.mark.parametrize("name", moe.NAMES)
@@ -40,6 +43,9 @@ def test_output_in_another_dtype() -> None:
     wide = _moe(*operands, dtype=torch.float)
     assert wide.dtype == torch.float
     assert torch.equal(_moe(*operands), wide.bfloat16())
+    with torch.no_grad():
+        as_combine = _run(*operands, "silu_gated", None)
+    assert as_combine.dtype == torch.float and torch.equal(as_combine, wide)
 
 
 def test_no_token() -> None:
@@ -47,10 +53,11 @@ def test_no_token() -> None:
     assert _moe(*operands).shape == operands[0].shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float, None])
 @pytest.mark.parametrize("gradient", [False, True])
-def test_opcheck(gradient: bool) -> None:
+def test_opcheck(gradient: bool, dtype: torch.dtype | None) -> None:
     operands = [tensor if gradient else tensor.detach() for tensor in moe.operands(dtype=torch.float)]
-    end = (torch.float, moe.LAYER, moe.ABI)
+    end = (dtype, moe.LAYER, moe.ABI)
     x, ids, weights, scale, *experts = operands
     call = (x, ids, weights, scale, moe.placement(4, 1), *experts, "silu_gated", [], *end)
     torch.library.opcheck(torch.ops.autoep.moe.default, call)
