@@ -26,7 +26,8 @@ Fingerprint TakeFingerprint(const torch::jit::Module& module);
 
 // kBug, saying what is broken and where: lint of each graph, a schema for each node, an attribute for each GetAttr and SetAttr,
 // a method for each CallMethod, in every function that can be reached; for each object as many slots as its type has attributes,
-// each of the attribute's type; a reader for each attribute named "autoep_...". Graphs are linted only where they differ between
+// each of the attribute's type; a reader for each attribute named "autoep_...", but the
+// group's name. Graphs are linted only where they differ between
 // `before` and `now`, if these are given.
 Status CheckInvariants(const torch::jit::Module& module, const Fingerprint* before = nullptr, const Fingerprint* now = nullptr);
 

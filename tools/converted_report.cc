@@ -30,7 +30,7 @@ OpCounts OpsOf(const ModelSummary& summary, const std::string& block) {
 
 // Ops as data flows through them, others after.
 size_t FlowPosition(const std::string& op) {
-  static constexpr std::string_view kFlow[] = {"route", "dispatch", "experts", "combine"};
+  static constexpr std::string_view kFlow[] = {"route", "moe", "dispatch", "experts", "combine"};
   return std::find(std::begin(kFlow), std::end(kFlow), op) - std::begin(kFlow);
 }
 
@@ -61,13 +61,21 @@ int64_t TotalExpertBytes(const contract::Manifest& manifest) {
 }
 
 std::string ConvertedTable(const contract::Manifest& manifest, const ModelSummary& summary, const Console& console) {
-  Table table({{"layer"}, {"family"}, {"form"}, {"experts", Align::kRight}, {"a rank", Align::kRight},
-               {"top-k", Align::kRight}, {"hidden x intermediate"}, {"activation"}, {"dtype"},
-               {"bytes a rank", Align::kRight}, {"EP ops of the block"}});
+  Table table({{"layer"},
+               {"family"},
+               {"form"},
+               {"experts", Align::kRight},
+               {"a rank", Align::kRight},
+               {"top-k", Align::kRight},
+               {"hidden x intermediate"},
+               {"activation"},
+               {"dtype"},
+               {"bytes a rank", Align::kRight},
+               {"EP ops of the block"}});
   for (const contract::ManifestLayer& layer : manifest.layers) {
-    table.AddRow({PathName(layer.label.substr(0, layer.label.find('#'))), layer.family, layer.form, fmt::to_string(layer.num_experts),
-                  fmt::to_string(layer.num_experts / manifest.ep_size), fmt::to_string(layer.top_k),
-                  SizesName(layer.hidden, layer.intermediate), layer.activation,
+    table.AddRow({PathName(layer.label.substr(0, layer.label.find('#'))), layer.family, layer.form,
+                  fmt::to_string(layer.num_experts), fmt::to_string(layer.num_experts / manifest.ep_size),
+                  fmt::to_string(layer.top_k), SizesName(layer.hidden, layer.intermediate), layer.activation,
                   layer.tensors.empty() ? "" : layer.tensors.front().dtype, HumanBytes(LayerBytes(layer, 0)),
                   OpsText(OpsOf(summary, layer.block))});
   }

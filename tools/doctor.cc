@@ -39,7 +39,7 @@ Finding CheckTorch() {
 
 Finding CheckOps() {
   std::string missing;
-  for (const char* op : {"dispatch", "experts", "combine", "load_shard"}) {
+  for (const char* op : {"route", "dispatch", "experts", "combine", "moe", "load_shard"}) {
     if (!c10::Dispatcher::singleton().findSchema({fmt::format("autoep::{}", op), ""})) missing += fmt::format(" {}", op);
   }
   Finding finding{"plugin", fmt::format("op ABI {}", contract::kOpAbi), ""};
@@ -84,8 +84,8 @@ class Doctor : public Subcommand {
   void Declare(CLI::App& app) override { AddJsonFlag(app); }
 
   Status Run(Console& console) override {
-    const std::vector<Finding> findings = {{"autoep", kToolVersion, ""}, CheckTorch(),     CheckOps(),      CheckDevices(),
-                                           CheckMachine(),               CheckOpenFiles(), CheckTemporary()};
+    const std::vector<Finding> findings = {
+        {"autoep", kToolVersion, ""}, CheckTorch(), CheckOps(), CheckDevices(), CheckMachine(), CheckOpenFiles(), CheckTemporary()};
     std::string problem;
     Json rows = Json::array();
     Table table({{"what"}, {"found"}, {"problem"}});
@@ -96,7 +96,8 @@ class Doctor : public Subcommand {
     }
     const Status status = problem.empty() ? Status() : Status(Code::kPlugin, problem);
     if (json()) {
-      console.Print(DumpJson({{"findings", rows}, {"status", CodeName(status.code())}, {"exit_code", static_cast<int>(status.code())}}));
+      console.Print(
+          DumpJson({{"findings", rows}, {"status", CodeName(status.code())}, {"exit_code", static_cast<int>(status.code())}}));
     } else {
       console.Print(table.Render(console));
     }

@@ -68,7 +68,14 @@ std::set<std::string> OldCompute(const torch::jit::Module& module) {
   return found;
 }
 
-// Every block has one dispatch, experts and combine a layer, and nothing else has any.
+int64_t CountOf(const ModelSummary& summary, const std::string& block, const std::string& op) {
+  const auto ops = summary.ep_ops.find(block);
+  if (ops == summary.ep_ops.end()) return 0;
+  const auto found = ops->second.find(op);
+  return found == ops->second.end() ? 0 : found->second;
+}
+
+// Every block has one dispatch, experts and combine a layer, or on one rank a moe in their place, and nothing else has any.
 Status CheckOps(const std::string& file, const torch::jit::Module& model, const contract::Manifest& manifest) {
   const ModelSummary summary = Summarize(model);
   std::map<std::string, int64_t> expected;
@@ -78,10 +85,13 @@ Status CheckOps(const std::string& file, const torch::jit::Module& model, const 
       return Fail(fmt::format("{}: {} has EP ops, and the manifest names no layer there", file, LayerName(path)));
   }
   for (const auto& [path, count] : expected) {
-    const auto ops = summary.ep_ops.find(path);
+    const int64_t fused = CountOf(summary, path, "moe");
+    if (fused > 0 && manifest.ep_size > 1) {
+      return Fail(
+          fmt::format("{}: {} has autoep::moe, which is for one rank, and there are {}", file, LayerName(path), manifest.ep_size));
+    }
     for (const std::string_view name : kEpOps) {
-      const auto op = ops == summary.ep_ops.end() ? OpCounts::const_iterator() : ops->second.find(std::string(name));
-      const int64_t have = ops == summary.ep_ops.end() || op == ops->second.end() ? 0 : op->second;
+      const int64_t have = CountOf(summary, path, std::string(name)) + fused;
       if (have == count) continue;
       return Fail(fmt::format("{}: {} has {} autoep::{} and its layers need {}", file, LayerName(path), have, name, count));
     }

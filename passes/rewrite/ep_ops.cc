@@ -8,6 +8,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/csrc/jit/ir/constants.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -62,15 +63,14 @@ class Inserter {
     const Routes routes = InsertRoutes(graph_, match_);
     Value* tokens = match_.flatten ? AsColumns(graph_, match_.tokens, match_.layer.hidden) : match_.tokens;
     const bool on_input = match_.layer.weights_on_input;
-    Value* sent =
-        Op("dispatch", {tokens, routes.ids, on_input ? routes.weights : none, placement, ep_size, group, layer, abi});
-    const auto parts = graph_.insertNode(graph_.createTupleUnpack(sent))->outputs();
+    Value* sent = Op("dispatch", {tokens, routes.ids, on_input ? routes.weights : none, placement, ep_size, group, layer, abi});
+    const auto parts = sent->node()->inputs();  // of the tuple that gathers them
     Value* activation = graph_.insertConstant(match_.layer.activation);
     Value* args = graph_.insertConstant(c10::List<double>(match_.layer.activation_args));
     Value* done = Op("experts", {parts[0], parts[1], Weight({"gate_up", "up"}), Weight({"down"}),
                                  Weight({"gate_up_bias", "up_bias"}), Weight({"down_bias"}), activation, args, layer, abi});
-    Value* out =
-        Op("combine", {done, on_input ? none : routes.weights, parts[3], parts[2], parts[4], placement, ep_size, group, layer, abi});
+    Value* out = Op("combine",
+                    {done, on_input ? none : routes.weights, parts[3], parts[2], parts[4], placement, ep_size, group, layer, abi});
     if (routes.identity) out = graph_.insert(c10::aten::add, {out, graph_.insert(c10::aten::mul, {tokens, routes.identity})});
     if (match_.flatten) out = graph_.insert(c10::aten::reshape_as, {out, match_.tokens});
     return Cast(out);
@@ -115,6 +115,15 @@ void AddAttributes(torch::jit::Module& block, const PlannedLayer& planned) {
   block.register_buffer(planned.Attribute("placement"), PlacementTable(planned.placement));
   block.register_attribute(planned.Attribute("group"), c10::StringType::get(), "");
   block.register_attribute(planned.Attribute("layer"), c10::StringType::get(), planned.label);
+}
+
+std::map<std::string, Node*> FindDispatches(Graph& graph) {
+  static const auto dispatch = c10::Symbol::fromQualString("autoep::dispatch");
+  std::map<std::string, Node*> found;
+  for (Node* node : graph.nodes()) {
+    if (node->kind() == dispatch) found.emplace(node->input(6)->node()->s(c10::attr::name), node);
+  }
+  return found;
 }
 
 Value* InsertEpOps(Graph& graph, const BlockMatch& match, const PlannedLayer& planned) {

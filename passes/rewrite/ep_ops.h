@@ -5,6 +5,9 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <map>
+#include <string>
+
 #include "passes/detect/match.h"
 #include "passes/repack/plan.h"
 
@@ -17,5 +20,8 @@ void AddAttributes(torch::jit::Module& block, const PlannedLayer& planned);
 // Inserts dispatch, experts and combine behind match.insert_after and returns the value that stands for match.out. The block's
 // type must have the attributes. Throws c10::Error or ErrorReport if the ops are not registered.
 torch::jit::Value* InsertEpOps(torch::jit::Graph& graph, const BlockMatch& match, const PlannedLayer& planned);
+
+// The dispatch of each layer, by the attribute that names the layer.
+std::map<std::string, torch::jit::Node*> FindDispatches(torch::jit::Graph& graph);
 
 }  // namespace autoep

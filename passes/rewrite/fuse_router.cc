@@ -14,9 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "passes/model/modules.h"
 #include "passes/normalize/simplify.h"
 #include "passes/pipeline.h"
+#include "passes/rewrite/ep_ops.h"
+#include "passes/rewrite/rewritten.h"
 #include "plugin/contract/schemas.h"
 
 namespace autoep {
@@ -34,16 +35,6 @@ Node* FindTopk(Node* dispatch) {
   return topk->kind() == c10::aten::topk && dispatch->input(1) == topk->output(1) ? topk : nullptr;
 }
 
-// The dispatch of each layer, by the attribute that names the layer.
-std::map<std::string, Node*> FindDispatches(Graph& graph) {
-  static const auto dispatch = c10::Symbol::fromQualString("autoep::dispatch");
-  std::map<std::string, Node*> found;
-  for (Node* node : graph.nodes()) {
-    if (node->kind() == dispatch) found.emplace(node->input(6)->node()->s(c10::attr::name), node);
-  }
-  return found;
-}
-
 struct FoundRouter {
   RouterForm form;
   std::string layer;  // the attribute that names it
@@ -54,17 +45,10 @@ class FuseRouter : public Pass {
   explicit FuseRouter(PassContext& context) : context_(context) {}
 
   Result<Change> Run(MoeModel& model) override {
-    std::map<std::shared_ptr<Graph>, std::vector<const PlannedLayer*>> layers;
-    std::vector<std::shared_ptr<Graph>> graphs;
-    for (const size_t i : context_.rewritten) {
-      const PlannedLayer& planned = context_.plan().layers[i];
-      const auto block = FindModule(model.module, planned.layer.path);
-      const auto graph = torch::jit::toGraphFunction(block->get_method("forward").function()).graph();
-      if (layers[graph].empty()) graphs.push_back(graph);
-      layers[graph].push_back(&planned);
-    }
     Change change;
-    for (const auto& graph : graphs) FuseGraph(graph, layers[graph], change);
+    for (const RewrittenGraph& rewritten : RewrittenGraphs(model.module, context_)) {
+      FuseGraph(rewritten.graph, rewritten.layers, change);
+    }
     return change;
   }
 

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/testing/file_check.h>
 
 #include <filesystem>
@@ -123,6 +124,35 @@ TEST(FuseRouterTest, LeavesTheRouterWhereItIsLeftOut) {
   EXPECT_THAT(ForwardOf(opened.model, "").toString(), HasSubstr("aten::topk"));
 }
 
+TEST(FuseMoeTest, ComputesALayerOfOneRankByOneOp) {
+  Opened opened = Open(MakeStack({}, {.seed = 2}, /*share_type=*/true), 1);
+  const PipelineReport report = RunAll(opened);
+  EXPECT_EQ(EditsOf(report, "fuse-moe"), 1) << "the blocks share a graph";
+  const std::string graph = ForwardOf(opened.model, "second").toString();
+  FileCheck().check("autoep::route")->check_count("autoep::moe", 1, /*exactly=*/true)->check("return")->run(graph);
+  for (const char* op : {"autoep::dispatch", "autoep::experts", "autoep::combine", "autoep_group"}) {
+    EXPECT_THAT(graph, Not(HasSubstr(op)));
+  }
+  EXPECT_EQ(FindModule(opened.model.module, "second")->attr("autoep_group").toStringRef(), "") << "for loaders to set";
+}
+
+TEST(FuseMoeTest, GivesTheExpertsDtypeWhereTheSumIsCastToIt) {
+  Opened opened = Open(MakeBlock({.dtype = at::kBFloat16}), 1);
+  RunAll(opened);
+  for (torch::jit::Node* node : ForwardOf(opened.model, "").nodes()) {
+    if (node->kind() != c10::Symbol::fromQualString("autoep::moe")) continue;
+    EXPECT_EQ(torch::jit::toIValue(node->input(11)), at::IValue(static_cast<int64_t>(at::kBFloat16)));
+    return;
+  }
+  ADD_FAILURE() << "there is no moe";
+}
+
+TEST(FuseMoeTest, LeavesThreeOpsOnSeveralRanks) {
+  Opened opened = Open(MakeBlock({}), 2);
+  EXPECT_EQ(EditsOf(RunAll(opened), "fuse-moe"), 0);
+  FileCheck().check("autoep::dispatch")->check("autoep::combine")->run(ForwardOf(opened.model, "").toString());
+}
+
 TEST(PruneExpertsTest, DropsTheExpertsAndNothingElse) {
   Opened opened = Open(MakeBlock({}));
   RunAll(opened);
@@ -213,6 +243,9 @@ TEST(InvariantsTest, SeeAnAttributeOfOursThatNothingReads) {
   torch::jit::Module block = MakeBlock({});
   block.register_attribute("autoep_group", c10::StringType::get(), "");
   EXPECT_THAT(CheckInvariants(block).message(), HasSubstr("no graph reads"));
+  block.register_attribute("autoep_placement", c10::StringType::get(), "");
+  block.define("def of(self):\n    return self.autoep_placement\n");
+  EXPECT_TRUE(CheckInvariants(block).ok());
 }
 
 // A pass that changes a graph and says nothing, or says something and changes nothing.
