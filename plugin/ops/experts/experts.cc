@@ -183,9 +183,11 @@ class ExpertsFunction : public torch::autograd::Function<ExpertsFunction> {
         c10::Dispatcher::singleton().findSchemaOrThrow("autoep::experts_backward", "").typed<decltype(ExpertsBackward)>();
     const Variables saved = ctx->get_saved_variables();
     const auto optional = [](const at::Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; };
+    // A bias that is not there has no place among the inputs.
+    const size_t down_bias_place = saved[5].defined() ? 5 : 4;
     const std::array<bool, 5> needs = {ctx->needs_input_grad(0), ctx->needs_input_grad(2), ctx->needs_input_grad(3),
                                        saved[5].defined() && ctx->needs_input_grad(4),
-                                       saved[6].defined() && ctx->needs_input_grad(5)};
+                                       saved[6].defined() && ctx->needs_input_grad(down_bias_place)};
     auto [rows, gate_up, down, gate_up_bias, down_bias] =
         op.call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], optional(saved[5]), optional(saved[6]),
                 ctx->saved_data["activation"].toStringRef(), ctx->saved_data["args"].toDoubleVector(),

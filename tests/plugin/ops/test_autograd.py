@@ -32,6 +32,16 @@ def test_one_operand_alone_may_want_a_gradient(wanted: int) -> None:
     torch.testing.assert_close(grad, expected)
 
 
+@pytest.mark.parametrize("missing", [(6,), (7,), (6, 7)])
+def test_biases_that_are_not_there(missing: tuple[int, ...]) -> None:
+    x, ids, *rest = [None if i in missing else tensor for i, tensor in enumerate(moe.operands())]
+    leaves = [tensor for tensor in (x, *rest) if tensor is not None]
+    actual = torch.autograd.grad(moe.run(x, ids, *rest, "silu_gated").square().sum(), leaves)
+    expected = torch.autograd.grad(moe.reference(x, ids, *rest, "silu_gated").square().sum(), leaves)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_no_second_derivatives() -> None:
     x, ids, *rest = moe.operands()
     (grad,) = torch.autograd.grad(moe.run(x, ids, *rest, "silu_gated").sum(), x, create_graph=True)
@@ -91,6 +101,6 @@ def test_compiles_with_its_backward() -> None:
 
 
 def test_no_op_has_a_default_argument() -> None:
-    for name in ("dispatch", "experts", "combine", "route", "record_routes", "load_shard"):
+    for name in ("dispatch", "experts", "combine", "moe", "route", "record_routes", "load_shard"):
         schema = getattr(OPS, name).default._schema
         assert not any(argument.has_default_value() for argument in schema.arguments), schema
