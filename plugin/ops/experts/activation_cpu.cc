@@ -1,159 +1,119 @@
 // SPDX-License-Identifier: Apache-2.0
-// Each activation is a value and a derivative; gating and clamping are around it.
+// Activations by torch's own elementwise kernels, which are vectorized for the processor at hand; gating and clamping are around.
 #include "plugin/ops/experts/activation_cpu.h"
 
-#include <ATen/Parallel.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/gelu_backward.h>
+#include <ATen/ops/le.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/silu_backward.h>
+#include <ATen/ops/threshold_backward.h>
 
-#include <algorithm>
-#include <cmath>
-#include <numbers>
-#include <type_traits>
+#include <limits>
+#include <string_view>
 
-#include "plugin/ops/visit_dtype.h"
+#include "plugin/ops/checks.h"
 
 namespace autoep::ops::cpu {
 namespace {
 
 using contract::Activation;
 
-constexpr int64_t kElementsPerTask = 4096;
+constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
-template <typename T>
-struct Point {
-  T value;
-  T slope;
+std::string_view Approximation(Activation kind) { return kind == Activation::kGeluTanh ? "tanh" : "none"; }
+
+// hidden in the dtype of sums, and its halves. Where the activation is not gated, gate is all of it and up undefined.
+struct Parts {
+  Parts(const ExpertsCall& call, const at::Tensor& hidden) : all(hidden.to(AccumulateType(hidden.scalar_type()))), gate(all) {
+    if (!call.activation.gated) return;
+    const int64_t inner = hidden.size(1) / 2;
+    gate = all.narrow(1, 0, inner);
+    up = all.narrow(1, inner, inner);
+  }
+  at::Tensor all, gate, up;
 };
 
-template <typename T>
-T Sigmoid(T x) {
-  return T{1} / (T{1} + std::exp(-x));
-}
+// Of the clamped SwiGLU.
+at::Tensor ClampedGate(const ExpertsCall& call, const at::Tensor& gate) { return at::clamp(gate, -kNoLimit, call.limit); }
 
-// x * sigmoid(alpha * x)
-template <typename T>
-Point<T> Swish(T x, T alpha) {
-  const T s = Sigmoid(alpha * x);
-  return {x * s, s * (T{1} + alpha * x * (T{1} - s))};
-}
+at::Tensor ShiftedUp(const ExpertsCall& call, const at::Tensor& up) { return at::clamp(up, -call.limit, call.limit).add_(call.activation.shift); }
 
-template <typename T>
-Point<T> Gelu(T x) {
-  const T cdf = T{0.5} * (T{1} + std::erf(x * std::numbers::sqrt2_v<T> / 2));
-  const T pdf = std::exp(-x * x / 2) * std::numbers::inv_sqrtpi_v<T> / std::numbers::sqrt2_v<T>;
-  return {x * cdf, cdf + x * pdf};
-}
-
-template <typename T>
-Point<T> GeluTanh(T x) {
-  const T scale = std::numbers::sqrt2_v<T> * std::numbers::inv_sqrtpi_v<T>;
-  const T cubic = T(0.044715);
-  const T t = std::tanh(scale * (x + cubic * x * x * x));
-  const T inner = scale * (T{1} + 3 * cubic * x * x);
-  return {x * (T{1} + t) / 2, (T{1} + t) / 2 + x * (T{1} - t * t) * inner / 2};
-}
-
-// Calls visit(function from x to its Point).
-template <typename T, typename Visit>
-void VisitActivation(const ExpertsCall& call, Visit visit) {
+void ValueOut(const ExpertsCall& call, const at::Tensor& gate, at::Tensor& out) {
   switch (call.activation.kind) {
     case Activation::kSilu:
-      return visit([](T x) { return Swish(x, T{1}); });
+      at::silu_out(out, gate);
+      return;
     case Activation::kGelu:
-      return visit([](T x) { return Gelu(x); });
     case Activation::kGeluTanh:
-      return visit([](T x) { return GeluTanh(x); });
+      at::gelu_out(out, gate, Approximation(call.activation.kind));
+      return;
     case Activation::kRelu:
-      return visit([](T x) { return Point<T>{std::max(x, T{0}), T(x > 0)}; });
+      at::clamp_out(out, gate, 0, kNoLimit);
+      return;
     case Activation::kReluSquared:
-      return visit([](T x) { return Point<T>{x > 0 ? x * x : T{0}, x > 0 ? 2 * x : T{0}}; });
-    case Activation::kClampedSwiglu:
-      return visit([alpha = T(call.alpha)](T x) { return Swish(x, alpha); });
+      at::clamp_out(out, gate, 0, kNoLimit).square_();
+      return;
+    case Activation::kClampedSwiglu: {
+      const at::Tensor clamped = ClampedGate(call, gate);
+      at::sigmoid_out(out, at::mul(clamped, call.alpha)).mul_(clamped);
+      return;
+    }
   }
 }
 
-// What stands beside the activation: gate and up of one element, clamped and shifted where the activation says so.
-template <typename T>
-struct GateUp {
-  T gate, up;
-  bool gate_moves = true;  // false: clamped, so without a gradient
-  bool up_moves = true;
-};
-
-template <typename T, typename Row>
-GateUp<T> Load(const ExpertsCall& call, const Row* gate, const Row* up) {
-  GateUp<T> pair{static_cast<T>(*gate), static_cast<T>(*up)};
-  if (call.activation.kind != Activation::kClampedSwiglu) return pair;
-  const T limit = T(call.limit);
-  pair.gate_moves = pair.gate <= limit;
-  pair.up_moves = pair.up >= -limit && pair.up <= limit;
-  return {std::min(pair.gate, limit), std::clamp(pair.up, -limit, limit) + T(call.activation.shift), pair.gate_moves, pair.up_moves};
+// out = grad times the derivative at gate.
+void SlopeOut(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& gate, at::Tensor& out) {
+  switch (call.activation.kind) {
+    case Activation::kSilu:
+      at::silu_backward_out(out, grad, gate);
+      return;
+    case Activation::kGelu:
+    case Activation::kGeluTanh:
+      at::gelu_backward_out(out, grad, gate, Approximation(call.activation.kind));
+      return;
+    case Activation::kRelu:
+      at::threshold_backward_out(out, grad, gate, 0);
+      return;
+    case Activation::kReluSquared:
+      at::mul_out(out, grad, at::relu(gate).mul_(2));
+      return;
+    case Activation::kClampedSwiglu: {
+      // x sigmoid(a x) has the slope s + a x s (1 - s) with s = sigmoid(a x).
+      const at::Tensor scaled = ClampedGate(call, gate).mul_(call.alpha);
+      const at::Tensor s = at::sigmoid(scaled);
+      at::mul_out(out, grad, scaled.mul_(at::mul(s, -1).add_(1)).add_(1).mul_(s));
+      out.mul_(at::le(gate, call.limit));
+      return;
+    }
+  }
 }
-
-// Calls body(T, Row) with the tensors' types.
-template <typename Body>
-void VisitTypes(const at::Tensor& hidden, Body body) {
-  VisitFloat(hidden.scalar_type(), [&]<typename Row>() {
-    using T = std::conditional_t<std::is_same_v<Row, double>, double, float>;
-    body.template operator()<T, Row>();
-  });
-}
-
-int64_t RowsPerTask(int64_t inner) { return kElementsPerTask / (inner + 1) + 1; }
 
 }  // namespace
 
 void Activate(const ExpertsCall& call, const at::Tensor& hidden, at::Tensor& out) {
-  const int64_t width = hidden.size(1);
-  const int64_t inner = out.size(1);
-  VisitTypes(hidden, [&]<typename T, typename Row>() {
-    const Row* from = hidden.const_data_ptr<Row>();
-    T* to = out.mutable_data_ptr<T>();
-    VisitActivation<T>(call, [&](auto activation) {
-      at::parallel_for(0, hidden.size(0), RowsPerTask(inner), [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; ++row) {
-          const Row* in = from + row * width;
-          T* target = to + row * inner;
-          for (int64_t i = 0; i < inner; ++i) {
-            if (call.activation.gated) {
-              const GateUp<T> pair = Load<T>(call, in + i, in + inner + i);
-              target[i] = activation(pair.gate).value * pair.up;
-            } else {
-              target[i] = activation(static_cast<T>(in[i])).value;
-            }
-          }
-        }
-      });
-    });
-  });
+  const Parts parts(call, hidden);
+  ValueOut(call, parts.gate, out);
+  if (!call.activation.gated) return;
+  out.mul_(call.activation.kind == Activation::kClampedSwiglu ? ShiftedUp(call, parts.up) : parts.up);
 }
 
 void ActivateBackward(const ExpertsCall& call, const at::Tensor& hidden, const at::Tensor& grad, at::Tensor& out) {
-  const int64_t width = hidden.size(1);
+  const Parts parts(call, hidden);
+  if (!call.activation.gated) return SlopeOut(call, grad, parts.gate, out);
   const int64_t inner = grad.size(1);
-  VisitTypes(hidden, [&]<typename T, typename Row>() {
-    const Row* from = hidden.const_data_ptr<Row>();
-    const T* grads = grad.const_data_ptr<T>();
-    T* to = out.mutable_data_ptr<T>();
-    VisitActivation<T>(call, [&](auto activation) {
-      at::parallel_for(0, hidden.size(0), RowsPerTask(inner), [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; ++row) {
-          const Row* in = from + row * width;
-          const T* above = grads + row * inner;
-          T* target = to + row * width;
-          for (int64_t i = 0; i < inner; ++i) {
-            if (call.activation.gated) {
-              const GateUp<T> pair = Load<T>(call, in + i, in + inner + i);
-              const Point<T> point = activation(pair.gate);
-              target[i] = pair.gate_moves ? above[i] * pair.up * point.slope : T{0};
-              target[inner + i] = pair.up_moves ? above[i] * point.value : T{0};
-            } else {
-              target[i] = above[i] * activation(static_cast<T>(in[i])).slope;
-            }
-          }
-        }
-      });
-    });
-  });
+  at::Tensor gate_grad = out.narrow(1, 0, inner);
+  at::Tensor up_grad = out.narrow(1, inner, inner);
+  const bool clamped = call.activation.kind == Activation::kClampedSwiglu;
+  ValueOut(call, parts.gate, up_grad);
+  up_grad.mul_(grad);
+  if (clamped) up_grad.mul_(at::le(parts.up.abs(), call.limit));
+  SlopeOut(call, at::mul(grad, clamped ? ShiftedUp(call, parts.up) : parts.up), parts.gate, gate_grad);
 }
 
 }  // namespace autoep::ops::cpu

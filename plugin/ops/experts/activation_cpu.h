@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The activations and their derivatives on the CPU, in one pass over the rows.
+// The activations and their derivatives on the CPU.
 #pragma once
 
 #include <ATen/core/Tensor.h>

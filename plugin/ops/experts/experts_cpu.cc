@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// experts on the CPU: one GEMM pair an expert, on slices of the rows. bf16 and fp16 are widened to fp32, rows expert by expert
-// and weights panel by panel: the BLAS of most CPUs has no fast GEMM for them.
+// experts on the CPU: one GEMM pair an expert, on slices of the rows. fp16, and bf16 where the processor has no instructions for
+// its products, are widened to fp32, rows expert by expert and weights panel by panel: torch's GEMM is slow for them.
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/cpu/Utils.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "plugin/ops/checks.h"
@@ -21,6 +23,20 @@ namespace {
 constexpr int64_t kPanelElements = int64_t{1} << 20;
 // Below this many rows an expert, experts run side by side; above, the threads share one GEMM.
 constexpr int64_t kRowsForThreadedGemm = 64;
+
+bool HasBf16Products() {
+  static const bool has = [] {
+    const auto capabilities = at::cpu::get_cpu_capabilities();
+    return std::ranges::any_of(std::array{"avx512_bf16", "amx_bf16"}, [&](const char* name) {
+      const auto found = capabilities.find(name);
+      return found != capabilities.end() && found->second.isBool() && found->second.toBool();
+    });
+  }();
+  return has;
+}
+
+// The dtype in which matrices are multiplied; sums are fp32 or wider in all.
+at::ScalarType ProductType(at::ScalarType type) { return type == at::kBFloat16 && HasBf16Products() ? type : AccumulateType(type); }
 
 struct Group {
   int64_t expert, begin, rows;
@@ -62,6 +78,10 @@ void ForPanels(const at::Tensor& matrix, at::ScalarType type, Body body) {
 // out [n, m] = in [n, k] x weight [m, k]^T + bias [m]
 void Linear(const at::Tensor& in, const at::Tensor& weight, const std::optional<at::Tensor>& bias, int64_t expert,
             at::Tensor& out) {
+  if (bias && in.scalar_type() == at::kBFloat16) {
+    at::addmm_out(out, bias->select(0, expert), in, weight.t());  // rounds once
+    return;
+  }
   ForPanels(weight, in.scalar_type(), [&](int64_t begin, const at::Tensor& panel) {
     at::Tensor part = out.narrow(1, begin, panel.size(0));
     at::mm_out(part, in, panel.t());
@@ -107,10 +127,18 @@ at::Tensor GradLike(const at::Tensor& weight, const std::vector<Group>& groups) 
   return grad;
 }
 
+// [n, I] of hidden [n, 2I or I], in the dtype of sums.
+at::Tensor Activated(const ExpertsCall& call, const at::Tensor& hidden) {
+  const at::ScalarType wide = AccumulateType(hidden.scalar_type());
+  at::Tensor out = at::empty({hidden.size(0), call.down.size(2)}, hidden.options().dtype(wide));
+  Activate(call, hidden, out);
+  return out;
+}
+
 }  // namespace
 
 ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden) {
-  const at::ScalarType type = AccumulateType(call.rows.scalar_type());
+  const at::ScalarType type = ProductType(call.rows.scalar_type());
   const bool widened = type != call.rows.scalar_type();
   const int64_t width = call.gate_up.size(1);
   const int64_t count = call.rows.size(0);
@@ -124,8 +152,7 @@ ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden) {
     // Rounded as the model's own linear would, and the same with and without a gradient.
     if (widened) hidden = hidden.to(call.rows.scalar_type());
     if (keep_hidden && widened) result.hidden.narrow(0, group.begin, group.rows).copy_(hidden);
-    at::Tensor activated = at::empty({group.rows, call.down.size(2)}, in.options());
-    Activate(call, hidden, activated);
+    const at::Tensor activated = Activated(call, hidden).to(type);
     at::Tensor out = result.out.narrow(0, group.begin, group.rows);
     if (widened) {
       at::Tensor wide = at::empty(out.sizes(), in.options());
@@ -140,7 +167,8 @@ ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden) {
 
 ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, const at::Tensor& hidden,
                              const std::array<bool, 5>& needs) {
-  const at::ScalarType type = AccumulateType(call.rows.scalar_type());
+  const at::ScalarType type = ProductType(call.rows.scalar_type());
+  const at::ScalarType wide = AccumulateType(type);
   const std::vector<Group> groups = Groups(call);
   ExpertsGrads grads;
   if (needs[0]) grads.rows = at::empty(call.rows.sizes(), call.rows.options());
@@ -153,14 +181,13 @@ ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, co
     const at::Tensor grad_out = part(grad).to(type);
     if (needs[4]) grads.down_bias[group.expert].copy_(grad_out.sum(0));
     if (needs[2]) {
-      at::Tensor activated = at::empty({group.rows, call.down.size(2)}, grad_out.options());
-      Activate(call, part(hidden), activated);
-      WeightGrad(grad_out, activated, grads.down[group.expert]);
+      WeightGrad(grad_out, Activated(call, part(hidden)).to(type), grads.down[group.expert]);
     }
     if (!needs[0] && !needs[1] && !needs[3]) return;
-    at::Tensor grad_hidden = at::empty({group.rows, call.gate_up.size(1)}, grad_out.options());
-    ActivateBackward(call, part(hidden), LinearBackward(grad_out, call.down[group.expert]), grad_hidden);
+    at::Tensor grad_hidden = at::empty({group.rows, call.gate_up.size(1)}, grad_out.options().dtype(wide));
+    ActivateBackward(call, part(hidden), LinearBackward(grad_out, call.down[group.expert]).to(wide), grad_hidden);
     if (needs[3]) grads.gate_up_bias[group.expert].copy_(grad_hidden.sum(0));
+    grad_hidden = grad_hidden.to(type);
     if (needs[1]) WeightGrad(grad_hidden, part(call.rows).to(type), grads.gate_up[group.expert]);
     if (needs[0]) part(grads.rows).copy_(LinearBackward(grad_hidden, call.gate_up[group.expert]));
   });

@@ -17,7 +17,7 @@ LAYER, ABI = "bench#0", 1
 
 @dataclass
 class Layer:
-    """One block's weights: bf16, biases None where the shape has none."""
+    """One block's weights, biases None where the shape has none."""
 
     shape: Shape
     router: torch.Tensor  # [E, H]
@@ -28,19 +28,19 @@ class Layer:
     placement: torch.Tensor  # [E, 1, 2]
 
     @staticmethod
-    def random(shape: Shape, skew: float = 0.0) -> Layer:
+    def random(shape: Shape, skew: float = 0.0, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> Layer:
         """skew > 0 makes low experts likelier, as Zipf's law with this exponent."""
 
         def normal(*sizes):
-            return torch.empty(*sizes, device="cuda", dtype=torch.bfloat16).normal_(std=0.02)
+            return torch.empty(*sizes, device=device, dtype=dtype).normal_(std=0.02)
 
         router = normal(shape.experts, shape.hidden)
         if skew > 0:
-            rank = torch.arange(1, shape.experts + 1, device="cuda", dtype=torch.float)
+            rank = torch.arange(1, shape.experts + 1, device=device, dtype=torch.float)
             # Tokens are standard normal with a first component of 1, see inputs().
-            router[:, 0] = (-skew * rank.log()).to(torch.bfloat16)
+            router[:, 0] = (-skew * rank.log()).to(dtype)
         bias = shape.biases
-        slots = torch.arange(shape.experts, device="cuda")
+        slots = torch.arange(shape.experts, device=device)
         return Layer(
             shape,
             router,
@@ -56,8 +56,8 @@ class Layer:
         return [t for t in (self.router, self.gate_up, self.down, self.gate_up_bias, self.down_bias) if t is not None]
 
 
-def inputs(shape: Shape, tokens: int) -> torch.Tensor:
-    x = torch.randn(tokens, shape.hidden, device="cuda", dtype=torch.bfloat16)
+def inputs(shape: Shape, tokens: int, device: str = "cuda", dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    x = torch.randn(tokens, shape.hidden, device=device, dtype=dtype)
     x[:, 0] = 1
     return x
 
@@ -122,7 +122,7 @@ def lean(layer: Layer) -> Callable:
         flat = ids.reshape(-1)
         order = torch.argsort(flat)
         experts = layer.shape.experts
-        ends = torch.cumsum(torch.histc(flat.int(), experts, 0, experts - 1), 0).to(torch.int32)
+        ends = torch.cumsum(torch.histc(flat.int() if flat.is_cuda else flat.float(), experts, 0, experts - 1), 0).to(torch.int32)
         hidden = torch._grouped_mm(x[order // layer.shape.top_k], layer.gate_up.transpose(-2, -1), ends)
         expert_of_row = flat[order] if layer.shape.biases else None
         if layer.gate_up_bias is not None:
@@ -141,8 +141,8 @@ def compiled(make: Callable[[Layer], Callable], mode: str) -> Callable[[Layer], 
     return lambda layer: torch.compile(make(layer), dynamic=False, mode=mode)
 
 
-def transformers(layer: Layer) -> Callable:
-    """Qwen3's block with grouped_mm experts."""
+def transformers(layer: Layer, experts: str = "grouped_mm") -> Callable:
+    """Qwen3's block; `experts` names transformers' way of computing them."""
     if layer.shape.biases:
         raise NotImplementedError("Qwen3's block has no biases")
     from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
@@ -155,10 +155,10 @@ def transformers(layer: Layer) -> Callable:
         num_experts_per_tok=layer.shape.top_k,
         norm_topk_prob=True,
     )
-    config._experts_implementation = "grouped_mm"
+    config._experts_implementation = experts
     with torch.device("meta"):
         block = Qwen3MoeSparseMoeBlock(config)
-    block.to_empty(device="cuda").to(torch.bfloat16)
+    block.to_empty(device=layer.router.device).to(layer.router.dtype)
     # The layer's own tensors, so that they get the gradients.
     for module, name, tensor in (
         (block.gate, "weight", layer.router),
