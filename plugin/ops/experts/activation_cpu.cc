@@ -42,7 +42,9 @@ struct Parts {
 // Of the clamped SwiGLU.
 at::Tensor ClampedGate(const ExpertsCall& call, const at::Tensor& gate) { return at::clamp(gate, -kNoLimit, call.limit); }
 
-at::Tensor ShiftedUp(const ExpertsCall& call, const at::Tensor& up) { return at::clamp(up, -call.limit, call.limit).add_(call.activation.shift); }
+at::Tensor ShiftedUp(const ExpertsCall& call, const at::Tensor& up) {
+  return at::clamp(up, -call.limit, call.limit).add_(call.activation.shift);
+}
 
 void ValueOut(const ExpertsCall& call, const at::Tensor& gate, at::Tensor& out) {
   switch (call.activation.kind) {
