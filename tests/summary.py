@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Adds up a test run: the ten slowest tests, then 'N passed, N failed' over Bazel's and pytest's tests.
+# Adds up a test run: the ten slowest tests, the skipped ones with their reasons, the failed ones, then 'N passed, N failed' over
+# Bazel's and pytest's tests.
 # usage: summary.py FOLDER RUNNERS_FAILED, where FOLDER holds bazel*.json (build events) and pytest*.xml (JUnit).
 import json
 import sys
@@ -14,16 +15,17 @@ class Test:
     name: str
     seconds: float
     failed: bool
+    skipped: str | None = None  # the reason
 
 
 def junit_tests(path: Path, prefix: str) -> list[Test]:
     tests = []
     for case in ElementTree.parse(path).iter("testcase"):
-        if case.find("skipped") is not None:
-            continue
+        skip = case.find("skipped")
+        reason = None if skip is None else " ".join((skip.get("message") or skip.text or "no reason given").split())
         failed = any(child.tag in ("failure", "error") for child in case)
         name = f"{prefix}{case.get('classname', '')}.{case.get('name', '')}"
-        tests.append(Test(name, float(case.get("time") or 0), failed))
+        tests.append(Test(name, float(case.get("time") or 0), failed, reason))
     return tests
 
 
@@ -65,6 +67,12 @@ def main() -> int:
     print("\nThe ten slowest tests:")
     for test in sorted(tests, key=lambda test: -test.seconds)[:10]:
         print(f"  {test.seconds:7.1f} s  {test.name}")
+    skipped = [test for test in tests if test.skipped is not None]
+    if skipped:
+        print(f"\nSkipped, {len(skipped)}:")
+        for test in skipped:
+            print(f"  {test.name}: {test.skipped}")
+    tests = [test for test in tests if test.skipped is None]
     failures = [test for test in tests if test.failed]
     if failures:
         print("\nFailed:")

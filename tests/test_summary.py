@@ -41,6 +41,13 @@ def test_adds_both_runners_and_names_the_slowest(tmp_path, cases):
     assert text.index("2.5 s  //x:y S.a") < text.index("0.1 s  //x:y S.b")
 
 
+def test_skipped_ones_are_counted_apart_with_their_reasons(tmp_path, cases):
+    cases.write_text(_PASSES.replace('time="0.1"/>', 'time="0.1"><skipped message="x.cc:3&#x0A;there is no GPU here"/></testcase>'))
+    code, text = _run(tmp_path, [_event("//x:y", "PASSED", cases)])
+    assert (code, text.splitlines()[-1]) == (0, "3 passed, 0 failed")
+    assert "\nSkipped, 1:\n  //x:y S.b: x.cc:3 there is no GPU here\n" in text
+
+
 def test_a_failed_case_fails(tmp_path, cases):
     cases.write_text(_FAILS)
     code, text = _run(tmp_path, [_event("//x:y", "FAILED", cases)])
