@@ -34,6 +34,20 @@ size_t FlowPosition(const std::string& op) {
   return std::find(std::begin(kFlow), std::end(kFlow), op) - std::begin(kFlow);
 }
 
+// Of the first rank; all hold as much.
+LayerLine LineOf(const contract::ManifestLayer& layer) {
+  return {PathName(layer.label.substr(0, layer.label.find('#'))),
+          layer.family,
+          layer.form,
+          layer.num_experts,
+          layer.top_k,
+          layer.hidden,
+          layer.intermediate,
+          layer.activation,
+          layer.tensors.empty() ? "" : layer.tensors.front().dtype,
+          LayerBytes(layer, 0)};
+}
+
 }  // namespace
 
 std::string OpsText(const OpCounts& ops) {
@@ -61,23 +75,15 @@ int64_t TotalExpertBytes(const contract::Manifest& manifest) {
 }
 
 std::string ConvertedTable(const contract::Manifest& manifest, const ModelSummary& summary, const Console& console) {
-  Table table({{"layer"},
-               {"family"},
-               {"form"},
-               {"experts", Align::kRight},
-               {"a rank", Align::kRight},
-               {"top-k", Align::kRight},
-               {"hidden x intermediate"},
-               {"activation"},
-               {"dtype"},
-               {"bytes a rank", Align::kRight},
-               {"EP ops of the block"}});
+  std::vector<Table::Column> columns = LayerColumns("bytes a rank");
+  columns.push_back({"experts a rank", Align::kRight});
+  columns.push_back({"EP ops of the block"});
+  Table table(std::move(columns));
   for (const contract::ManifestLayer& layer : manifest.layers) {
-    table.AddRow({PathName(layer.label.substr(0, layer.label.find('#'))), layer.family, layer.form,
-                  fmt::to_string(layer.num_experts), fmt::to_string(layer.num_experts / manifest.ep_size),
-                  fmt::to_string(layer.top_k), SizesName(layer.hidden, layer.intermediate), layer.activation,
-                  layer.tensors.empty() ? "" : layer.tensors.front().dtype, HumanBytes(LayerBytes(layer, 0)),
-                  OpsText(OpsOf(summary, layer.block))});
+    std::vector<std::string> cells = LayerCells(LineOf(layer));
+    cells.push_back(fmt::to_string(layer.num_experts / manifest.ep_size));
+    cells.push_back(OpsText(OpsOf(summary, layer.block)));
+    table.AddRow(std::move(cells));
   }
   return table.Render(console);
 }
@@ -92,16 +98,9 @@ Json ConvertedJson(const contract::Manifest& manifest, const ModelSummary& summa
                    {"source_digest", manifest.source.digest}};
   document["layers"] = Json::array();
   for (const contract::ManifestLayer& layer : manifest.layers) {
-    document["layers"].push_back({{"path", layer.path},
-                                  {"block", layer.block},
-                                  {"family", layer.family},
-                                  {"form", layer.form},
-                                  {"num_experts", layer.num_experts},
-                                  {"top_k", layer.top_k},
-                                  {"hidden", layer.hidden},
-                                  {"intermediate", layer.intermediate},
-                                  {"activation", layer.activation},
-                                  {"ep_ops", OpsOf(summary, layer.block)}});
+    Json line = LineJson(LineOf(layer));
+    line.update({{"path", layer.path}, {"block", layer.block}, {"ep_ops", OpsOf(summary, layer.block)}});
+    document["layers"].push_back(std::move(line));
   }
   document["files"] = Json::array();
   for (const contract::ManifestFile& file : manifest.files) {

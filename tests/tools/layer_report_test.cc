@@ -26,6 +26,7 @@ MoeLayer MakeLayer(const std::string& path) {
   tensor.role = "gate_up";
   tensor.shape = {8, 192, 64};
   tensor.dtype = at::kBFloat16;
+  tensor.parts = {{"gate_up_proj", 0, 8, 0, 192, 0, 1, false}};
   layer.tensors.push_back(tensor);
   return layer;
 }
@@ -56,8 +57,31 @@ TEST_F(LayerReportTest, EqualRemarksAreSaidOnce) {
   EXPECT_EQ(LayerRemarks(layers),
             "Router of a and 1 more: renorm true, scores softmax\n"
             "Router of c: renorm true, scores sigmoid\n"
+            "Experts of a and 2 more: weights act after; gate_up: one tensor for all; no biases\n"
             "Shared experts of a: shared_expert and shared_gate\n"
             "Note on b: look here\n");
+}
+
+TEST_F(LayerReportTest, SaysHowTheExpertsAreStored) {
+  MoeLayer layer = MakeLayer("a");
+  layer.router.clear();
+  layer.weights_on_input = true;
+  layer.activation_args = {1.702, 7};
+  layer.tensors.push_back(layer.tensors[0]);
+  layer.tensors[1].role = "gate_up_bias";
+  layer.tensors[1].shape = {8, 192};
+  ExpertTensor& gate_up = layer.tensors[0];
+  gate_up.parts = {{"gate_up", 0, 8, 0, 96, 0, 2, true}, {"gate_up", 0, 8, 96, 96, 1, 2, true}};
+  EXPECT_EQ(
+      LayerRemarks({layer}),
+      "Experts of a: weights act on the input; gate_up: one tensor for all, gate and up alternating, stored [in, out]; biases: "
+      "gate_up_bias; activation's numbers 1.702, 7\n");
+  gate_up.parts.clear();
+  for (int64_t e = 0; e < 8; ++e) {
+    gate_up.parts.push_back({"w1", e, 1, 0, 96, 0, 1, false});
+    gate_up.parts.push_back({"w3", e, 1, 96, 96, 0, 1, false});
+  }
+  EXPECT_THAT(LayerRemarks({layer}), HasSubstr("gate_up: one tensor an expert, gate and up apart; biases"));
 }
 
 TEST_F(LayerReportTest, Totals) {
@@ -96,6 +120,8 @@ TEST_F(LayerReportTest, JsonHasEveryFact) {
   EXPECT_EQ(json[0]["expert_bytes"], 8 * 192 * 64 * 2);
   EXPECT_EQ(json[0]["weights_act"], "after");
   EXPECT_EQ(json[0]["tensors"][0]["shape"], Json({8, 192, 64}));
+  EXPECT_EQ(json[0]["tensors"][0]["layout"], "one tensor for all");
+  EXPECT_EQ(json[0]["family"], "mixtral");
   EXPECT_EQ(RefusalsJson({{"a", "p", "n", "s"}})[0], Json({{"path", "a"}, {"predicate", "p"}, {"node", "n"}, {"source", "s"}}));
 }
 
