@@ -106,13 +106,7 @@ class Converter {
  private:
   PipelineOptions PassOptions() const {
     PipelineOptions options = options_.pipeline;
-    if (!options_.strip_debug) return options;
-    if (options.passes.empty()) {
-      for (const PassInfo& info : ListPasses()) {
-        if (info.by_default) options.passes.push_back(info.name);
-      }
-    }
-    options.passes.push_back(kStripDebug);
+    if (options_.strip_debug) options.extra.push_back(kStripDebug);
     return options;
   }
 

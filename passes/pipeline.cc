@@ -42,9 +42,12 @@ Result<std::vector<const PassInfo*>> ChoosePasses(const PipelineOptions& options
     AUTOEP_ASSIGN_OR_RETURN(const PassInfo* info, FindPass(name));
     chosen.push_back(info);
   }
-  if (!options.passes.empty()) return chosen;
   for (const PassInfo& info : ListPasses()) {
-    if (info.by_default) chosen.push_back(&info);
+    if (options.passes.empty() && info.by_default) chosen.push_back(&info);
+  }
+  for (const std::string& name : options.extra) {
+    AUTOEP_ASSIGN_OR_RETURN(const PassInfo* info, FindPass(name));
+    chosen.push_back(info);
   }
   return chosen;
 }

@@ -31,6 +31,7 @@ struct DisabledPass {
 
 struct PipelineOptions {
   std::vector<std::string> passes;  // names, in the order to run; empty: the default passes
+  std::vector<std::string> extra;   // names, run after those
   std::vector<DisabledPass> disabled;
   std::optional<int64_t> limit;  // number of edits, of all passes together, after which no more are made
   std::string dump_ir;           // an existing folder for the graphs before the first pass and after each; "" for none

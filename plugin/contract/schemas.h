@@ -69,6 +69,14 @@ inline constexpr char kRoute[] =
     "float group_fill, int top_k, bool sorted, bool weigh_choice, ScalarType? weight_dtype, str renorm, float renorm_min, "
     "float scale, ScalarType? dtype, str layer, int abi) -> (Tensor weights, Tensor ids)";
 
+// route with the product that makes the logits inside: linear(x, gate, gate_bias), all in score_dtype and so without a rounding to
+// x's dtype in between. Put in only where asked for: ids may differ from the source's at near ties.
+//   x [.., H], gate [E, H], gate_bias [E]?
+inline constexpr char kRouteGate[] =
+    "route.gate(Tensor x, Tensor gate, Tensor? gate_bias, Tensor? bias, ScalarType score_dtype, str scores, int num_groups, "
+    "int top_groups, str group_score, float group_fill, int top_k, bool sorted, bool weigh_choice, ScalarType? weight_dtype, "
+    "str renorm, float renorm_min, float scale, ScalarType? dtype, str layer, int abi) -> (Tensor weights, Tensor ids)";
+
 // dispatch, experts and combine of one rank that holds every expert, as one op: nothing in between is given away, so nothing need
 // be kept. Arguments as theirs; placement [E, 1, 2] with rank 0 throughout. The sum is given in `dtype`; none: as combine gives it.
 inline constexpr char kMoe[] =

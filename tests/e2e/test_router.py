@@ -52,3 +52,17 @@ def test_one_op_a_layer_and_the_same_bits(name, models, tmp_path):
             found, expected = (loaded[router](**inputs) for router in ("route", "keep"))
         found, expected = ((t,) if isinstance(t, torch.Tensor) else t for t in (found, expected))
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["mixtral5_grouped_lm_fp32", "mixtral5_grouped_lm_bf16"])
+def test_with_the_product_inside_only_near_ties_move(name, models, tmp_path):
+    import autoep
+
+    autoep.load_library()
+    tool.succeed("convert", models[name], "--ep-size", 2, "--router", "fused", "-o", tmp_path / "out")
+    model = torch.jit.load(str(tmp_path / "out" / "model.pt"))
+    graphs = [module._c._get_method("forward").graph for module in model.modules() if module._c._has_method("forward")]
+    routes = [node for graph in graphs for node in graph.findAllNodes("autoep::route", recurse=True)]
+    assert routes and all(str(node.schema()).startswith("autoep::route.gate(") for node in routes)
+    found = tool.succeed("verify", tmp_path / "out", "--source", models[name], "--json").json()
+    assert sum(case["flips"] for case in found["cases"]) <= (2 if "bf16" in name else 0)

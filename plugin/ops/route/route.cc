@@ -3,11 +3,13 @@
 // kernel may be registered beside it.
 #include "plugin/ops/route/route.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/bitwise_not.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/div.h>
 #include <ATen/ops/gather.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/masked_fill.h>
 #include <ATen/ops/max.h>
 #include <ATen/ops/mul.h>
@@ -68,6 +70,19 @@ std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::op
   return RouteWithTorch(logits, bias, options);
 }
 
+std::tuple<at::Tensor, at::Tensor> RouteGate(const at::Tensor& x, const at::Tensor& gate,
+                                             const std::optional<at::Tensor>& gate_bias, const std::optional<at::Tensor>& bias,
+                                             at::ScalarType score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
+                                             std::string group_score, double group_fill, int64_t top_k, bool sorted,
+                                             bool weigh_choice, OptionalDtype weight_dtype, std::string renorm, double renorm_min,
+                                             double scale, OptionalDtype dtype, std::string layer, int64_t abi) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "").typed<decltype(Route)>();
+  const auto wide = gate_bias ? std::optional(gate_bias->to(score_dtype)) : std::nullopt;
+  const at::Tensor logits = at::linear(x.to(score_dtype), gate.to(score_dtype), wide);
+  return op.call(logits, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill, top_k,
+                 sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype, std::move(layer), abi);
+}
+
 }  // namespace
 
 RouteOptions OptionsOf(OptionalDtype score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
@@ -126,6 +141,9 @@ std::tuple<at::Tensor, at::Tensor> RouteWithTorch(const at::Tensor& logits, cons
   return {Cast(weights, options.dtype), ids};
 }
 
-TORCH_LIBRARY_IMPL(autoep, CompositeImplicitAutograd, library) { library.impl("route", &Route); }
+TORCH_LIBRARY_IMPL(autoep, CompositeImplicitAutograd, library) {
+  library.impl("route", &Route);
+  library.impl("route.gate", &RouteGate);
+}
 
 }  // namespace autoep::ops

@@ -56,7 +56,9 @@ def _cell(shape: str, tokens: int, dtype: str, mode: str, contenders: list[str],
     calls = {name: CONTENDERS[name](layer) for name in contenders}
     errors = {}
     for turn in range(rounds + 1):  # the first warms up
-        for name, call in calls.items():
+        names = list(calls)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # who comes after whom changes
+            call = calls[name]
             begin = time.process_time()
             out = MODES[mode](call, layer, x)
             if turn > 0:

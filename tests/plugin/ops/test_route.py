@@ -192,3 +192,29 @@ def test_a_bias_of_another_size_is_refused() -> None:
     logits, bias = logits_and_bias(torch.float32)
     with pytest.raises(RuntimeError, match="one number for each of 16 experts"):
         route(logits, bias[:1], WITH_BIAS)
+
+
+def test_with_the_product_inside_only_near_ties_move() -> None:
+    """Counts the tokens whose experts differ from those by logits that are rounded to bf16."""
+    random = torch.Generator().manual_seed(3)
+    x, gate = (torch.randn(n, 64, generator=random).bfloat16() for n in (4096, EXPERTS))
+    options = Options(score_dtype=FLOAT)
+    end = (moe.LAYER, moe.ABI)
+    weights, ids = torch.ops.autoep.route(x, gate, None, None, *astuple(options), *end)
+    _, rounded = route(torch.nn.functional.linear(x, gate), None, options)
+    exact = (x.double() @ gate.double().T).sort(-1, descending=True).values
+    gap = exact[:, TOP_K - 1] - exact[:, TOP_K]
+    moved = (ids.sort(-1).values != rounded.sort(-1).values).any(-1)
+    # A logit of n bits has a unit in the last place of 2^-7 of its size at most; two of them may be off by half of one each.
+    assert (gap[moved] <= exact[moved, TOP_K - 1].abs() * 2**-7).all()
+    assert 0 < moved.sum() < 0.05 * len(x)
+    torch.testing.assert_close(weights.double(), torch.softmax(x.double() @ gate.double().T, -1).gather(1, ids), rtol=1e-4, atol=1e-6)
+
+
+def test_with_the_product_inside_it_is_the_same_in_fp32() -> None:
+    random = torch.Generator().manual_seed(4)
+    x, gate, bias = torch.randn(33, 8, generator=random), torch.randn(EXPERTS, 8, generator=random), torch.randn(EXPERTS, generator=random)
+    options = Options(score_dtype=FLOAT, renorm="sum")
+    found = torch.ops.autoep.route(x, gate, bias, None, *astuple(options), moe.LAYER, moe.ABI)
+    for one, other in zip(found, route(torch.nn.functional.linear(x, gate, bias), None, options), strict=True):
+        assert torch.equal(one, other)
