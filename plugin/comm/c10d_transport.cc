@@ -21,15 +21,34 @@ class C10dCommunicator : public Communicator {
   int64_t size() const override { return group_->getSize(); }
 
   at::Tensor AllToAllRows(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive) override {
-    const int64_t count = std::accumulate(receive.begin(), receive.end(), int64_t{0});
-    at::Tensor received = at::empty({count, rows.size(1)}, rows.options());
-    at::Tensor to = received.view(at::kByte);
-    at::Tensor from = rows.contiguous().view(at::kByte);
-    group_->alltoall_base(to, from, receive, send)->wait();
+    at::Tensor received;
+    Start(rows, send, receive, received)->wait();
+    return received;
+  }
+
+  std::vector<at::Tensor> AllToAllEach(const std::vector<at::Tensor>& rows, const std::vector<int64_t>& send,
+                                       const std::vector<int64_t>& receive) override {
+    const c10::DeviceType device = rows.at(0).device().type();
+    if (device != at::kCUDA) return Communicator::AllToAllEach(rows, send, receive);  // Gloo cannot
+    std::vector<at::Tensor> sent;
+    for (const at::Tensor& one : rows) sent.push_back(one.contiguous());
+    std::vector<at::Tensor> received(rows.size());
+    group_->startCoalescing(device);
+    for (size_t i = 0; i < rows.size(); ++i) Start(sent[i], send, receive, received[i]);
+    group_->endCoalescing(device)->wait();
     return received;
   }
 
  private:
+  c10::intrusive_ptr<c10d::Work> Start(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive,
+                                       at::Tensor& received) {
+    const int64_t count = std::accumulate(receive.begin(), receive.end(), int64_t{0});
+    received = at::empty({count, rows.size(1)}, rows.options());
+    at::Tensor to = received.view(at::kByte);
+    at::Tensor from = rows.contiguous().view(at::kByte);
+    return group_->alltoall_base(to, from, receive, send);
+  }
+
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
 };
 

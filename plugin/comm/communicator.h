@@ -24,6 +24,14 @@ class Communicator {
   // Throws c10::Error where a peer is gone, failed, or took longer than the transport's timeout.
   virtual at::Tensor AllToAllRows(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive) = 0;
 
+  // As AllToAllRows of each, in as few messages as the transport can make of them.
+  virtual std::vector<at::Tensor> AllToAllEach(const std::vector<at::Tensor>& rows, const std::vector<int64_t>& send,
+                                               const std::vector<int64_t>& receive) {
+    std::vector<at::Tensor> received;
+    for (const at::Tensor& one : rows) received.push_back(AllToAllRows(one, send, receive));
+    return received;
+  }
+
   // counts [size(), m]: row i goes to rank i. Returns [size(), m]: row i came from rank i. As AllToAllRows.
   at::Tensor AllToAllCounts(const at::Tensor& counts) {
     const std::vector<int64_t> one(size(), 1);

@@ -3,9 +3,7 @@
 #include "plugin/ops/exchange.h"
 
 #include <ATen/ops/arange.h>
-#include <ATen/ops/bucketize.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/cumsum.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
@@ -61,12 +59,6 @@ at::Tensor RangeTable(int64_t count, int64_t first, int64_t held, const at::Devi
   return table;
 }
 
-std::vector<int64_t> ListOf(const at::Tensor& column) {
-  std::vector<int64_t> list;
-  for (int64_t i = 0; i < column.size(0); ++i) list.push_back(column[i].item<int64_t>());
-  return list;
-}
-
 }  // namespace
 
 void CheckPlacement(const at::Tensor& placement, int64_t ep_size, const std::string& layer) {
@@ -84,14 +76,18 @@ comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const s
   return std::move(found).value();
 }
 
+at::Tensor SendPlan::Order() const { return at::cat({first, slots}, 1); }
+
+SendPlan SendPlan::FromOrder(const at::Tensor& order) {
+  const int64_t choices = order.size(1) / 2;
+  return {order.narrow(1, 0, choices).contiguous(), order.narrow(1, choices, choices), {}};
+}
+
 SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t ep_size, const std::string& layer) {
-  const at::Tensor slots = at::bucketize(pairs.order, pairs.ends.to(at::kLong), /*out_int32=*/false, /*right=*/true);
-  const at::Tensor ranks = slots.div(pairs.ends.size(0) / ep_size, "floor");
-  // An earlier choice goes to the same rank.
-  const at::Tensor again = ranks.unsqueeze(2).eq(ranks.unsqueeze(1)).tril(-1).any(2);
-  const at::Tensor table = RangeTable(ep_size + 1, 0, ep_size, ranks.device());
-  const PairOrder tokens = kernels.order_pairs(ranks.masked_fill(again, ep_size), table, 1, layer);
-  return {at::cat({tokens.order, slots}, 1), tokens.by_slot.narrow(0, 0, ep_size)};
+  const Destinations found = kernels.find_destinations(pairs.order, pairs.ends, ep_size);
+  const at::Tensor table = RangeTable(ep_size + 1, 0, ep_size, found.ranks.device());
+  const PairOrder tokens = kernels.order_pairs(found.ranks, table, 1, layer);
+  return {tokens.order, found.slots, tokens.by_slot.narrow(0, 0, ep_size)};
 }
 
 CountExchange::CountExchange(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot,
@@ -128,68 +124,69 @@ Counts CountExchange::Finish(const std::optional<std::string>& failure, const st
   }
   const at::Tensor sent = host_.narrow(0, heard_.numel(), ranks_).unsqueeze(1);
   return {host_.narrow(0, heard_.numel() + ranks_, experts_).clone(),
-          at::cat({answer.narrow(1, 0, slots_), sent, answer.narrow(1, slots_, 1)}, 1),
-          at::cumsum(heard_.narrow(1, 0, slots_).sum(0), 0, at::kInt)};
+          at::cat({answer.narrow(1, 0, slots_), sent, answer.narrow(1, slots_, 1)}, 1)};
 }
 
-at::Tensor Numbers(const at::Tensor& order, const std::optional<at::Tensor>& factors) {
-  const int64_t choices = order.size(1) / 2;
+at::Tensor Numbers(const SendPlan& plan, const std::optional<at::Tensor>& factors) {
   const at::ScalarType type = factors ? AccumulateType(factors->scalar_type()) : at::kFloat;
-  const at::Tensor slots = order.narrow(1, choices, choices).to(type);  // far below where fp32 skips integers
+  const at::Tensor slots = plan.slots.to(type);  // far below where fp32 skips integers
   return factors ? at::cat({slots, factors->to(type)}, 1) : slots;
 }
 
-at::Tensor Pack(const at::Tensor& values, const at::Tensor& order, int64_t ranks, at::ScalarType type) {
-  const int64_t choices = order.size(1) / 2;
-  const at::Tensor first = order.narrow(1, 0, choices);
-  return KernelsFor(values.device())
-      .spread_rows(values, std::nullopt, first.contiguous(), order.size(0) * std::min(choices, ranks), type);
+at::Tensor Pack(const at::Tensor& values, const SendPlan& plan, int64_t ranks, at::ScalarType type) {
+  const int64_t most = plan.first.size(0) * std::min(plan.first.size(1), ranks);
+  return KernelsFor(values.device()).spread_rows(values, std::nullopt, plan.first, most, type);
 }
 
-Exchange::Exchange(comm::CommunicatorPtr communicator, const at::Tensor& order, const at::Tensor& received,
-                   const std::string& layer)
-    : communicator_(std::move(communicator)), order_(order), layer_(layer) {
-  CheckInt64(order, 2, "order", layer);
-  CheckInt64(received, 2, "received", layer);
-  AUTOEP_CHECK(received.is_cpu(), layer, "received must be on the CPU, as dispatch returned it");
-  AUTOEP_CHECK(received.size(0) == communicator_->size() && received.size(1) > 2 && order.size(1) % 2 == 0, layer, "received ",
-               received.sizes(), " and order ", order.sizes(), " are not what dispatch returned on ", communicator_->size(),
-               " ranks");
+Exchange::Exchange(comm::CommunicatorPtr communicator, SendPlan plan, const at::Tensor& received, std::string layer)
+    : communicator_(std::move(communicator)), plan_(std::move(plan)), layer_(std::move(layer)) {
+  CheckInt64(received, 2, "received", layer_);
+  AUTOEP_CHECK(received.is_cpu(), layer_, "received must be on the CPU, as dispatch returned it");
+  AUTOEP_CHECK(received.size(0) == communicator_->size() && received.size(1) > 2, layer_, "received ", received.sizes(),
+               " is not what dispatch returned on ", communicator_->size(), " ranks");
   slots_per_rank_ = received.size(1) - 2;
-  first_ = order_.narrow(1, 0, order_.size(1) / 2).contiguous();
-  num_rows_ = received.narrow(1, 0, slots_per_rank_).sum().item<int64_t>();
-  send_ = ListOf(received.select(1, slots_per_rank_));
-  receive_ = ListOf(received.select(1, slots_per_rank_ + 1));
+  const auto entries = received.accessor<int64_t, 2>();
+  num_rows_ = 0;
+  for (int64_t rank = 0; rank < received.size(0); ++rank) {
+    for (int64_t slot = 0; slot < slots_per_rank_; ++slot) num_rows_ += entries[rank][slot];
+    send_.push_back(entries[rank][slots_per_rank_]);
+    receive_.push_back(entries[rank][slots_per_rank_ + 1]);
+  }
 }
 
 Arrivals Exchange::Announce(const std::optional<at::Tensor>& factors) const {
-  const at::Tensor numbers = Numbers(order_, factors);
-  return AnnouncePacked(Pack(numbers, order_, communicator_->size(), numbers.scalar_type()), factors.has_value());
+  const at::Tensor numbers = Numbers(plan_, factors);
+  return Arrive(ToExperts(numbers, numbers.scalar_type()), factors.has_value());
 }
 
-Arrivals Exchange::AnnouncePacked(const at::Tensor& packed, bool has_factors) const {
-  const int64_t choices = first_.size(1);
-  const at::Tensor numbers = SendPacked(packed);
+Arrivals Exchange::Arrive(const at::Tensor& numbers, bool has_factors) const {
+  const int64_t choices = plan_.first.size(1);
   const at::Tensor ids = numbers.narrow(1, 0, choices).to(at::kLong).contiguous();
   const int64_t experts = slots_per_rank_ * communicator_->size();
   const at::Tensor table = RangeTable(experts, communicator_->rank() * slots_per_rank_, slots_per_rank_, ids.device());
-  Arrivals arrivals{KernelsFor(ids.device()).order_pairs(ids, table, 1, layer_).order, std::nullopt};
+  const PairOrder pairs = KernelsFor(ids.device()).order_pairs(ids, table, 1, layer_);
+  Arrivals arrivals{pairs.ends.narrow(0, 0, slots_per_rank_), pairs.order, std::nullopt};
   if (has_factors) arrivals.factors = numbers.narrow(1, choices, choices).contiguous();
   return arrivals;
 }
 
 at::Tensor Exchange::ToExperts(const at::Tensor& values, at::ScalarType type) const {
-  return SendPacked(Pack(values, order_, communicator_->size(), type));
+  return communicator_->AllToAllRows(Filled(Pack(values, plan_, communicator_->size(), type)), send_, receive_);
 }
 
-at::Tensor Exchange::SendPacked(const at::Tensor& packed) const {
-  const int64_t tokens = std::accumulate(send_.begin(), send_.end(), int64_t{0});
-  return communicator_->AllToAllRows(packed.narrow(0, 0, tokens), send_, receive_);
+std::pair<Arrivals, at::Tensor> Exchange::AnnounceWith(const at::Tensor& numbers, bool has_factors,
+                                                       const at::Tensor& values) const {
+  const std::vector<at::Tensor> arrived = communicator_->AllToAllEach({Filled(numbers), Filled(values)}, send_, receive_);
+  return {Arrive(arrived[0], has_factors), arrived[1]};
+}
+
+at::Tensor Exchange::Filled(const at::Tensor& packed) const {
+  return packed.narrow(0, 0, std::accumulate(send_.begin(), send_.end(), int64_t{0}));
 }
 
 at::Tensor Exchange::ToTokens(const at::Tensor& values, at::ScalarType type) const {
   const at::Tensor rows = communicator_->AllToAllRows(values, receive_, send_);
-  return KernelsFor(values.device()).sum_rows(rows, std::nullopt, first_, type);
+  return KernelsFor(values.device()).sum_rows(rows, std::nullopt, plan_.first, type);
 }
 
 at::ScalarType PartType(at::ScalarType rows, at::ScalarType sum) { return rows == at::kBFloat16 ? rows : sum; }

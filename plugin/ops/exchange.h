@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "plugin/comm/communicator.h"
@@ -24,8 +25,14 @@ comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const s
 
 // Where this rank's tokens go.
 struct SendPlan {
-  at::Tensor order;   // [T, 2k], as dispatch returns it
-  at::Tensor tokens;  // [N] int64: tokens to each rank
+  at::Tensor
+      first;  // [T, k] int64, contiguous: the position in the send buffer of what goes to a rank, at the first choice that does
+  at::Tensor slots;   // [T, k] int64: slot numbers
+  at::Tensor tokens;  // [N] int64: tokens to each rank; known to dispatch alone
+
+  // order [T, 2k], as dispatch returns it, and from it.
+  at::Tensor Order() const;
+  static SendPlan FromOrder(const at::Tensor& order);
 };
 
 SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t ep_size, const std::string& layer);
@@ -33,7 +40,6 @@ SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t ep_siz
 struct Counts {
   at::Tensor counts;    // [E], as dispatch returns it: on the CPU
   at::Tensor received;  // [N, S + 2], likewise
-  at::Tensor ends;      // [S] int32, on the tokens' device
 };
 
 // Tells every rank how much comes to it. Every rank also says which call it is in (`signature`); if they differ, or if a rank
@@ -59,41 +65,42 @@ class CountExchange {
 
 // What a rank makes of the tokens that came to it: V of them, from each rank in its order.
 struct Arrivals {
+  at::Tensor ends;                    // [S] int32: of each slot's rows
   at::Tensor places;                  // [V, k] int64: each choice's row of [R, H]; R and above: another rank has it
   std::optional<at::Tensor> factors;  // [V, k] fp32 or fp64
 };
 
 // What Announce sends, [T, k] or with factors [T, 2k], fp32 or fp64.
-at::Tensor Numbers(const at::Tensor& order, const std::optional<at::Tensor>& factors);
+at::Tensor Numbers(const SendPlan& plan, const std::optional<at::Tensor>& factors);
 
 // values [T, C] at the positions of the send buffer, before it is known how many of its rows are used: every row that could be.
-at::Tensor Pack(const at::Tensor& values, const at::Tensor& order, int64_t ranks, at::ScalarType type);
+at::Tensor Pack(const at::Tensor& values, const SendPlan& plan, int64_t ranks, at::ScalarType type);
 
 // Between several ranks. Each call that sends is collective.
 class Exchange {
  public:
-  // order and received as dispatch returns them.
-  Exchange(comm::CommunicatorPtr communicator, const at::Tensor& order, const at::Tensor& received, const std::string& layer);
+  // received as dispatch returns it.
+  Exchange(comm::CommunicatorPtr communicator, SendPlan plan, const at::Tensor& received, std::string layer);
 
   // Rows of this rank's experts.
   int64_t num_rows() const { return num_rows_; }
 
   // Sends each token's slots, and its factors [T, k] if given.
   Arrivals Announce(const std::optional<at::Tensor>& factors) const;
-  // The same from Pack(Numbers(..)).
-  Arrivals AnnouncePacked(const at::Tensor& packed, bool has_factors) const;
   // values [T, C], float, sent in `type`, theirs or narrower: [V, C].
   at::Tensor ToExperts(const at::Tensor& values, at::ScalarType type) const;
-  // The same from Pack.
-  at::Tensor SendPacked(const at::Tensor& packed) const;
+  // Both at once: what Pack made of Numbers and of values.
+  std::pair<Arrivals, at::Tensor> AnnounceWith(const at::Tensor& numbers, bool has_factors, const at::Tensor& values) const;
   // values [V, C] back to their tokens, the ranks' summed: [T, C] of `type`, theirs or wider.
   at::Tensor ToTokens(const at::Tensor& values, at::ScalarType type) const;
 
  private:
+  Arrivals Arrive(const at::Tensor& numbers, bool has_factors) const;
+  at::Tensor Filled(const at::Tensor& packed) const;
+
   const comm::CommunicatorPtr communicator_;
-  const at::Tensor order_;
+  const SendPlan plan_;
   const std::string layer_;
-  at::Tensor first_;  // [T, k]: the first half of order
   int64_t slots_per_rank_;
   int64_t num_rows_;
   std::vector<int64_t> send_;     // tokens to each rank

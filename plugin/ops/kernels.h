@@ -15,6 +15,7 @@ namespace autoep::ops {
 
 struct Kernels {
   decltype(&cpu::OrderPairs) order_pairs;
+  decltype(&cpu::FindDestinations) find_destinations;
   decltype(&cpu::SpreadRows) spread_rows;
   decltype(&cpu::SumRows) sum_rows;
   decltype(&cpu::DotRows) dot_rows;

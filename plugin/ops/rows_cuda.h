@@ -49,6 +49,10 @@ int64_t OrderScratch(int64_t pairs, int64_t experts);
 // An id out of range counts as expert 0 and is reported in fault.
 cudaError_t OrderPairs(const PairsIn& in, const PairsOut& out, int64_t* scratch, cudaStream_t stream);
 
+// See dispatch.h. order [pairs], ends [experts]: as OrderPairs writes them; ranks must divide experts.
+void FindDestinations(const int64_t* order, const int32_t* ends, int64_t pairs, int64_t choices, int64_t experts, int64_t ranks,
+                      int64_t* slots, int64_t* rank_of, cudaStream_t stream);
+
 // The kernels below take order as int64 or int32, and factors [tokens, choices] of any type, or null.
 
 struct Order {

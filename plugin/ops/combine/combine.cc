@@ -55,7 +55,7 @@ at::Tensor Combine(const at::Tensor& rows, const OptionalTensor& weights, const 
     CheckRowCount(rows, order.numel(), layer);
     return kernels.sum_rows(rows, weights, order, type);
   }
-  const Exchange exchange(Resolve(group, ep_size, layer), order, received, layer);
+  const Exchange exchange(Resolve(group, ep_size, layer), SendPlan::FromOrder(order), received, layer);
   CheckRowCount(rows, exchange.num_rows(), layer);
   const Arrivals arrivals = exchange.Announce(weights);
   const at::ScalarType part = PartType(rows.scalar_type(), type);
@@ -73,27 +73,21 @@ TwoTensors CombineBackward(const at::Tensor& grad, const OptionalTensor& rows, c
     if (!wants_weights) return {grad_rows, grad.new_empty({0})};
     return {grad_rows, kernels.dot_rows(grad, *rows, order).to(weights->scalar_type())};
   }
-  const Exchange exchange(Resolve(group, ep_size, layer), order, received, layer);
-  const Arrivals arrivals = exchange.Announce(weights);
-  const at::Tensor arrived = exchange.ToExperts(grad, PartType(rows_dtype, grad.scalar_type()));
+  const SendPlan plan = SendPlan::FromOrder(order);
+  const Exchange exchange(Resolve(group, ep_size, layer), plan, received, layer);
+  const at::Tensor numbers = Numbers(plan, weights);
+  const auto [arrivals, arrived] = exchange.AnnounceWith(Pack(numbers, plan, ep_size, numbers.scalar_type()), weights.has_value(),
+                                                         Pack(grad, plan, ep_size, PartType(rows_dtype, grad.scalar_type())));
   at::Tensor grad_rows = kernels.spread_rows(arrived, arrivals.factors, arrivals.places, num_rows, rows_dtype);
   if (!wants_weights) return {grad_rows, grad.new_empty({0})};
   const at::Tensor dots = kernels.dot_rows(arrived, *rows, arrivals.places);
   return {grad_rows, exchange.ToTokens(dots, dots.scalar_type()).to(weights->scalar_type())};
 }
 
-at::Tensor CombineMeta(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor&,
-                       const at::Tensor&, const at::Tensor&, int64_t, std::string, std::string, int64_t) {
-  return rows.new_empty_symint({order.sym_size(0), rows.sym_size(1)}, rows.options().dtype(OutType(rows, weights)));
-}
-
-TwoTensors CombineBackwardMeta(const at::Tensor& grad, const OptionalTensor& rows, const OptionalTensor& weights, const at::Tensor&,
-                               const at::Tensor&, const at::Tensor&, const at::Tensor&, c10::SymInt num_rows,
-                               at::ScalarType rows_dtype, int64_t, std::string, std::string) {
-  at::Tensor grad_rows = grad.new_empty_symint({num_rows, grad.sym_size(1)}, grad.options().dtype(rows_dtype));
-  if (!rows || !weights) return {grad_rows, grad.new_empty({0})};
-  return {grad_rows, weights->new_empty_symint(weights->sym_sizes())};
-}
+// As its schema has it: the number of rows may be known only at run time.
+using CombineBackwardType = TwoTensors(const at::Tensor&, const OptionalTensor&, const OptionalTensor&, const at::Tensor&,
+                                       const at::Tensor&, const at::Tensor&, const at::Tensor&, c10::SymInt, at::ScalarType,
+                                       int64_t, std::string, std::string);
 
 class CombineFunction : public torch::autograd::Function<CombineFunction> {
  public:
@@ -117,7 +111,7 @@ class CombineFunction : public torch::autograd::Function<CombineFunction> {
 
   static Variables backward(torch::autograd::AutogradContext* ctx, Variables grads) {
     static const auto op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("autoep::combine_backward", "").typed<decltype(CombineBackwardMeta)>();
+        c10::Dispatcher::singleton().findSchemaOrThrow("autoep::combine_backward", "").typed<CombineBackwardType>();
     const Variables saved = ctx->get_saved_variables();
     const auto optional = [](const at::Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; };
     auto [grad_rows, grad_weights] =
@@ -147,11 +141,7 @@ TORCH_LIBRARY_IMPL(autoep, CUDA, library) {
   library.impl("combine_backward", &CombineBackward);
 }
 
-TORCH_LIBRARY_IMPL(autoep, Meta, library) {
-  library.impl("combine", &CombineMeta);
-  library.impl("combine_backward", &CombineBackwardMeta);
-}
-
+// The fakes are in Python (autoep/_fakes.py).
 TORCH_LIBRARY_IMPL(autoep, Autograd, library) {
   library.impl("combine", &CombineAutograd);
   library.impl("combine_backward", torch::autograd::autogradNotImplementedFallback());

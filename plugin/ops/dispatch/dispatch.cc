@@ -44,21 +44,21 @@ DispatchOut DispatchToRanks(const Kernels& kernels, const at::Tensor& x, const P
   const int64_t ranks = communicator->size();
   // After a failure the pairs have no order, and the others must still be told.
   const SendPlan plan =
-      failure ? SendPlan{{}, at::zeros({ranks}, pairs.by_slot.options())} : PlanSend(kernels, pairs, ranks, layer);
+      failure ? SendPlan{{}, {}, at::zeros({ranks}, pairs.by_slot.options())} : PlanSend(kernels, pairs, ranks, layer);
   CountExchange exchange_counts(*communicator, failure ? pairs.by_slot : pairs.counts, pairs.by_slot, plan.tokens,
                                 Signature(x, num_experts, layer), failure.has_value());
-  at::Tensor numbers, tokens;
+  at::Tensor numbers, tokens, order;
   if (!failure) {
-    const at::Tensor told = Numbers(plan.order, scale);
-    numbers = Pack(told, plan.order, ranks, told.scalar_type());
-    tokens = Pack(x, plan.order, ranks, x.scalar_type());
+    numbers = Numbers(plan, scale);
+    numbers = Pack(numbers, plan, ranks, numbers.scalar_type());
+    tokens = Pack(x, plan, ranks, x.scalar_type());
+    order = plan.Order();
   }
   const Counts counts = exchange_counts.Finish(failure, layer);
-  const Exchange exchange(communicator, plan.order, counts.received, layer);
-  const Arrivals arrivals = exchange.AnnouncePacked(numbers, scale.has_value());
-  const at::Tensor arrived = exchange.SendPacked(tokens);
+  const Exchange exchange(communicator, plan, counts.received, layer);
+  const auto [arrivals, arrived] = exchange.AnnounceWith(numbers, scale.has_value(), tokens);
   const at::Tensor rows = kernels.spread_rows(arrived, arrivals.factors, arrivals.places, exchange.num_rows(), x.scalar_type());
-  return {rows, counts.ends, counts.counts, plan.order, counts.received};
+  return {rows, arrivals.ends, counts.counts, order, counts.received};
 }
 
 DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale, const at::Tensor& placement,
@@ -92,20 +92,12 @@ std::tuple<at::Tensor, at::Tensor> DispatchBackward(const at::Tensor& grad_rows,
     if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
     return {grad_x, kernels.dot_rows(*x, grad_rows, order).to(scale->scalar_type())};
   }
-  const Exchange exchange(Resolve(group, ep_size, layer), order, received, layer);
+  const Exchange exchange(Resolve(group, ep_size, layer), SendPlan::FromOrder(order), received, layer);
   const Arrivals arrivals = exchange.Announce(scale);
   at::Tensor grad_x = exchange.ToTokens(kernels.sum_rows(grad_rows, arrivals.factors, arrivals.places, type), type);
   if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
   const at::Tensor dots = kernels.dot_rows(exchange.ToExperts(*x, x->scalar_type()), grad_rows, arrivals.places);
   return {grad_x, exchange.ToTokens(dots, dots.scalar_type()).to(scale->scalar_type())};
-}
-
-std::tuple<at::Tensor, at::Tensor> DispatchBackwardMeta(const at::Tensor& grad_rows, const OptionalTensor& x,
-                                                        const OptionalTensor& scale, const at::Tensor& order, const at::Tensor&,
-                                                        const at::Tensor&, const at::Tensor&, int64_t, std::string, std::string) {
-  at::Tensor grad_x = grad_rows.new_empty_symint({order.sym_size(0), grad_rows.sym_size(1)});
-  if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
-  return {grad_x, scale->new_empty_symint(scale->sym_sizes())};
 }
 
 class DispatchFunction : public torch::autograd::Function<DispatchFunction> {
@@ -157,9 +149,7 @@ TORCH_LIBRARY_IMPL(autoep, CUDA, library) {
   library.impl("dispatch_backward", &DispatchBackward);
 }
 
-// dispatch has its fake in Python: on several ranks the row count is known only when the counts have been exchanged.
-TORCH_LIBRARY_IMPL(autoep, Meta, library) { library.impl("dispatch_backward", &DispatchBackwardMeta); }
-
+// The fakes are in Python (autoep/_fakes.py).
 TORCH_LIBRARY_IMPL(autoep, Autograd, library) {
   library.impl("dispatch", &DispatchAutograd);
   library.impl("dispatch_backward", torch::autograd::autogradNotImplementedFallback());

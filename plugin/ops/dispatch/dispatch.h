@@ -22,10 +22,19 @@ struct PairOrder {
   std::optional<int64_t> bad_id;
 };
 
+// Where each choice's expert is.
+struct Destinations {
+  at::Tensor slots;  // [T, k] int64: slot number
+  at::Tensor ranks;  // [T, k] int64: its rank, if no earlier choice of the token goes there; else the number of ranks
+};
+
 namespace cpu {
 // ids [T, k] int64, contiguous. placement [E, 1, 2] int64: rank and slot of each id, checked by the caller; ids may share a slot,
 // but then `counts` means nothing.
 PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer);
+
+// order and ends as OrderPairs gives them.
+Destinations FindDestinations(const at::Tensor& order, const at::Tensor& ends, int64_t ranks);
 
 // Returns out [num_rows, H] of dtype `type` with out[order[t, j]] = source[t] * scale[t, j]; positions from num_rows on are left
 // out, and every one below must be there. source's dtype is `type` or wider.
@@ -35,6 +44,7 @@ at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>&
 
 namespace cuda {
 PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t ep_size, const std::string& layer);
+Destinations FindDestinations(const at::Tensor& order, const at::Tensor& ends, int64_t ranks);
 at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type);
 }  // namespace cuda

@@ -107,6 +107,26 @@ PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t
   return pairs;
 }
 
+Destinations FindDestinations(const at::Tensor& order, const at::Tensor& ends, int64_t ranks) {
+  const int64_t choices = order.size(1);
+  const int64_t slots_per_rank = ends.size(0) / ranks;
+  Destinations found{at::empty_like(order), at::empty_like(order)};
+  const int64_t* position = order.const_data_ptr<int64_t>();
+  const int32_t* end = ends.const_data_ptr<int32_t>();
+  int64_t* slot = found.slots.mutable_data_ptr<int64_t>();
+  int64_t* rank = found.ranks.mutable_data_ptr<int64_t>();
+  at::parallel_for(0, order.size(0), kPairsPerChunk / (choices + 1) + 1, [&](int64_t begin, int64_t stop) {
+    for (int64_t token = begin; token < stop; ++token) {
+      for (int64_t pair = token * choices; pair < (token + 1) * choices; ++pair) {
+        slot[pair] = std::upper_bound(end, end + ends.size(0), position[pair]) - end;
+        const auto same = [&](int64_t other) { return other / slots_per_rank == slot[pair] / slots_per_rank; };
+        rank[pair] = std::any_of(slot + token * choices, slot + pair, same) ? ranks : slot[pair] / slots_per_rank;
+      }
+    }
+  });
+  return found;
+}
+
 at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type) {
   const int64_t choices = order.size(1);

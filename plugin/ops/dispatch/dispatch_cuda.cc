@@ -26,6 +26,16 @@ PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t
   return result;
 }
 
+Destinations FindDestinations(const at::Tensor& order, const at::Tensor& ends, int64_t ranks) {
+  const c10::cuda::CUDAGuard guard(order.device());
+  Destinations found{at::empty_like(order), at::empty_like(order)};
+  FindDestinations(order.const_data_ptr<int64_t>(), ends.const_data_ptr<int32_t>(), order.numel(), order.size(1), ends.size(0),
+                   ranks, found.slots.mutable_data_ptr<int64_t>(), found.ranks.mutable_data_ptr<int64_t>(),
+                   c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return found;
+}
+
 at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type) {
   const c10::cuda::CUDAGuard guard(source.device());

@@ -170,7 +170,44 @@ __global__ void PlacePairs(PairsIn in, int64_t pairs_per_warp, const int64_t* by
   });
 }
 
+// The first slot that ends after `position`.
+__device__ int64_t SlotAt(const int32_t* ends, int64_t experts, int64_t position) {
+  int64_t low = 0;
+  int64_t high = experts - 1;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (ends[middle] > position) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
+__global__ void Destination(const int64_t* order, const int32_t* ends, int64_t pairs, int64_t choices, int64_t experts,
+                            int64_t ranks, int64_t* slots, int64_t* rank_of) {
+  const int64_t pair = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (pair >= pairs) return;
+  const int64_t per_rank = experts / ranks;
+  const int64_t slot = SlotAt(ends, experts, order[pair]);
+  int64_t rank = slot / per_rank;
+  for (int64_t earlier = pair / choices * choices; earlier < pair; ++earlier) {
+    if (SlotAt(ends, experts, order[earlier]) / per_rank == slot / per_rank) rank = ranks;
+  }
+  slots[pair] = slot;
+  rank_of[pair] = rank;
+}
+
 }  // namespace
+
+void FindDestinations(const int64_t* order, const int32_t* ends, int64_t pairs, int64_t choices, int64_t experts, int64_t ranks,
+                      int64_t* slots, int64_t* rank_of, cudaStream_t stream) {
+  if (pairs == 0) return;
+  constexpr int kThreadsEach = 256;
+  const int64_t blocks = (pairs + kThreadsEach - 1) / kThreadsEach;
+  Destination<<<blocks, kThreadsEach, 0, stream>>>(order, ends, pairs, choices, experts, ranks, slots, rank_of);
+}
 
 int64_t OrderScratch(int64_t pairs, int64_t experts) {
   const int64_t blocks = PlanFor(pairs).blocks;

@@ -18,12 +18,15 @@ class Clock:
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
 
-    def point(self):
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+    def points(self, count: int) -> list[torch.cuda.Event | None]:
+        """Made beforehand: making an event takes time."""
+        return [torch.cuda.Event(enable_timing=True) if self.cuda else None for _ in range(count)]
+
+    def mark(self, points: list, i: int) -> None:
+        if self.cuda:
+            points[i].record()
+        else:
+            points[i] = time.perf_counter()
 
     def between(self, begin, end) -> float:
         return begin.elapsed_time(end) * 1e3 if self.cuda else (end - begin) * 1e6
@@ -48,14 +51,15 @@ def collective_us(call: Callable[[], object], device: torch.device, repeats: int
     clock, gate = Clock(device), torch.zeros(1, device=device)
     times = []
     for repeat in range(warmup + repeats):
+        points = clock.points(2)
         dist.all_reduce(gate)
         clock.finish()
-        begin = clock.point()
+        clock.mark(points, 0)
         call()
-        end = clock.point()
+        clock.mark(points, 1)
         clock.finish()
         if repeat >= warmup:
-            times.append(clock.between(begin, end))
+            times.append(clock.between(*points))
     return median(slowest(times, device))
 
 
@@ -101,17 +105,18 @@ def phases(layer: Layer, x: torch.Tensor, repeats: int, warmup: int = 3) -> dict
     end = (layer.placement, layer.ranks, "", LAYER, ABI)
     times: dict[str, list[float]] = {"route": [], "dispatch": [], "experts": [], "combine": []}
     for repeat in range(warmup + repeats):
+        points = clock.points(5)
         dist.all_reduce(gate)
         clock.finish()
-        points = [clock.point()]
+        clock.mark(points, 0)
         weights, ids = fused_route(layer, x)
-        points.append(clock.point())
+        clock.mark(points, 1)
         rows, offsets, counts, order, received = ops.dispatch(x, ids, None, *end)
-        points.append(clock.point())
+        clock.mark(points, 2)
         done = experts(layer, rows, offsets)
-        points.append(clock.point())
+        clock.mark(points, 3)
         ops.combine(done, weights, order, counts, received, *end)
-        points.append(clock.point())
+        clock.mark(points, 4)
         clock.finish()
         if repeat >= warmup:
             for name, begin, after in zip(times, points, points[1:]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import moe
 
@@ -98,6 +100,23 @@ def test_compiles_with_its_backward() -> None:
     actual = torch.autograd.grad(torch.compile(layer, backend="aot_eager", fullgraph=True)(*leaves), leaves)
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_fakes_of_two_ranks_on_gpus() -> None:
+    """The plan stays on the CPU. No GPU is needed: the tensors are fakes."""
+    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True), torch.no_grad():
+        x, weights = torch.empty(5, 6, device="cuda"), torch.empty(5, 2, device="cuda", dtype=torch.double)
+        ids, table = torch.empty(5, 2, device="cuda", dtype=torch.long), torch.empty(4, 1, 2, device="cuda", dtype=torch.long)
+        end = (2, "", moe.LAYER)
+        rows, offsets, counts, order, received = OPS.dispatch(x, ids, None, table, *end, moe.ABI)
+        assert [one.device.type for one in (rows, offsets, counts, order, received)] == ["cuda", "cuda", "cpu", "cuda", "cpu"]
+        plan = (order, counts, received, table)
+        out = OPS.combine(rows, weights, *plan, *end, moe.ABI)
+        assert (out.shape, out.dtype, out.device.type) == ((5, 6), torch.double, "cuda")
+        grad_x, grad_scale = OPS.dispatch_backward(rows, x, weights, *plan, *end)
+        assert (grad_x.shape, grad_scale.shape, grad_scale.device.type) == ((5, 6), (5, 2), "cuda")
+        grad_rows, grad_weights = OPS.combine_backward(out, rows, weights, *plan, rows.shape[0], torch.float, *end)
+        assert (grad_rows.shape, grad_rows.dtype, grad_weights.shape) == (rows.shape, torch.float, (5, 2))
 
 
 def test_no_op_has_a_default_argument() -> None:
