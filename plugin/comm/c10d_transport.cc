@@ -20,6 +20,14 @@ class C10dCommunicator : public Communicator {
   int64_t rank() const override { return group_->getRank(); }
   int64_t size() const override { return group_->getSize(); }
 
+  std::chrono::milliseconds timeout(c10::DeviceType device) const override {
+    try {
+      return group_->getBackend(device)->getBackendOptions()->timeout;
+    } catch (const c10::Error&) {  // a backend that does not say
+      return kBackendDefaultTimeout;
+    }
+  }
+
   at::Tensor AllToAllRows(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive) override {
     at::Tensor received;
     Start(rows, send, receive, received)->wait();

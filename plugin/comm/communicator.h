@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -17,6 +18,8 @@ class Communicator {
 
   virtual int64_t rank() const = 0;
   virtual int64_t size() const = 0;
+  // How long an exchange of tensors on such a device may take.
+  virtual std::chrono::milliseconds timeout(c10::DeviceType device) const = 0;
 
   // rows [sum(send), C], any dtype: the first send[0] rows go to rank 0, the next send[1] to rank 1, and so on. Returns
   // [sum(receive), C]: receive[0] rows from rank 0, then receive[1] from rank 1, and so on; same dtype and device.

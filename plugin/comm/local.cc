@@ -25,6 +25,7 @@ class LocalExchange {
 
   const std::string& name() const { return name_; }
   int64_t size() const { return size_; }
+  std::chrono::milliseconds timeout() const { return timeout_; }
 
   void Reset() {
     const std::lock_guard lock(mutex_);
@@ -128,6 +129,7 @@ class LocalCommunicator : public Communicator {
 
   int64_t rank() const override { return rank_; }
   int64_t size() const override { return exchange_->size(); }
+  std::chrono::milliseconds timeout(c10::DeviceType) const override { return exchange_->timeout(); }
   const std::string& name() const { return exchange_->name(); }
 
   at::Tensor AllToAllRows(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive) override {

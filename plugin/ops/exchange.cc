@@ -96,6 +96,7 @@ CountExchange::CountExchange(comm::Communicator& communicator, const at::Tensor&
       ranks_(communicator.size()),
       slots_(by_slot.size(0) / ranks_),
       experts_(by_slot.size(0)),
+      timeout_(communicator.timeout(tokens.device().type())),
       signature_(signature),
       mark_(failed ? kFailed : Hash(signature)) {
   const at::Tensor mark = at::full({ranks_, 1}, mark_, tokens.options());
@@ -111,8 +112,17 @@ CountExchange::CountExchange(comm::Communicator& communicator, const at::Tensor&
   copied_->record(c10::impl::VirtualGuardImpl(all.device().type()).getStream(all.device()));
 }
 
+void CountExchange::Wait(const std::string& layer) const {
+  if (!copied_) return;
+  const auto deadline = std::chrono::steady_clock::now() + timeout_;
+  while (!copied_->query()) {
+    AUTOEP_CHECK(std::chrono::steady_clock::now() < deadline, layer, "rank ", rank_, " of the group waited ",
+                 timeout_.count() / 1000.0, " s for the others: one of them is gone, or is not in this call");
+  }
+}
+
 Counts CountExchange::Finish(const std::optional<std::string>& failure, const std::string& layer) {
-  if (copied_) copied_->synchronize();
+  Wait(layer);
   AUTOEP_CHECK(!failure, layer, *failure);
   const at::Tensor answer = host_.narrow(0, 0, heard_.numel()).view(heard_.sizes());
   const auto entries = answer.accessor<int64_t, 2>();

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Event.h>
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -51,11 +52,14 @@ class CountExchange {
   CountExchange(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot, const at::Tensor& tokens,
                 const std::string& signature, bool failed);
 
-  // Waits for the counts, and for nothing that was launched since.
+  // Waits for the counts, and for nothing that was launched since. Throws where the others do not come within the group's timeout.
   Counts Finish(const std::optional<std::string>& failure, const std::string& layer);
 
  private:
+  void Wait(const std::string& layer) const;
+
   const int64_t rank_, ranks_, slots_, experts_;
+  const std::chrono::milliseconds timeout_;
   const std::string signature_;
   const int64_t mark_;
   at::Tensor heard_;  // [N, S + 2]: from each rank; its pairs for each slot, its tokens, its mark
