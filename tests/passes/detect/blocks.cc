@@ -3,7 +3,10 @@
 #include "tests/passes/detect/blocks.h"
 
 #include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <vector>
 
 namespace autoep::testing {
 namespace {
@@ -123,6 +126,21 @@ Matched Match(const torch::jit::Module& block) {
   PrepareBlockGraph(matched.graph);
   matched.outcome = MatchBlocks(matched.graph, block, "block");
   return matched;
+}
+
+void PrintTo(const NearMiss& miss, std::ostream* out) { *out << miss.name; }
+
+void ExpectNearMiss(const NearMiss& miss) {
+  ASSERT_EQ(Match(MakeBlock(miss.source)).outcome.matches.size(), 1u) << "the block itself must match";
+  const Matched matched = Match(MakeBlock(Replace(miss.source, miss.from, miss.to)));
+  EXPECT_TRUE(matched.outcome.matches.empty());
+  std::vector<Refusal> reasons = matched.outcome.refusals;
+  reasons.insert(reasons.end(), matched.outcome.unmet.begin(), matched.outcome.unmet.end());
+  ASSERT_EQ(reasons.size(), miss.predicate.empty() ? 0u : 1u);
+  if (reasons.empty()) return;
+  EXPECT_THAT(reasons[0].predicate, ::testing::HasSubstr(miss.predicate));
+  EXPECT_EQ(reasons[0].path, "block");
+  EXPECT_FALSE(reasons[0].node.empty());
 }
 
 }  // namespace autoep::testing

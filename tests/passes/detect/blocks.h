@@ -4,6 +4,7 @@
 
 #include <torch/csrc/jit/api/module.h>
 
+#include <ostream>
 #include <string>
 
 #include "passes/detect/match.h"
@@ -37,5 +38,18 @@ struct Matched {
   MatchOutcome outcome;
 };
 Matched Match(const torch::jit::Module& block);
+
+// A block that matches, and a change by which it no longer is one that may be taken.
+struct NearMiss {
+  std::string name;
+  std::string source;
+  std::string from, to;
+  std::string predicate;  // part of the reason; "": none, nothing says that it is a router
+};
+
+void PrintTo(const NearMiss& miss, std::ostream* out);
+
+// The block matches; changed it is refused for that reason alone, with the path of the block and a node.
+void ExpectNearMiss(const NearMiss& miss);
 
 }  // namespace autoep::testing
