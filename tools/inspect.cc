@@ -9,6 +9,7 @@
 #include "passes/detect/detect.h"
 #include "passes/model/moe_model.h"
 #include "passes/rewrite/batch_binding.h"
+#include "passes/rewrite/length_binding.h"
 #include "plugin/contract/manifest.h"
 #include "plugin/contract/placement.h"
 #include "plugin/io/json.h"
@@ -126,6 +127,9 @@ class Inspect : public Subcommand {
       console.Print(
           fmt::format("Bound to a batch of 1 by {}; any length works. Pass widen-batch lifts that.\n", Printable(binding.text)));
     }
+    for (const LengthBinding& binding : FindLengthBindings(model.module)) {
+      console.Print(fmt::format("Bound to {} by {}.\n", DescribeLengths(binding), Printable(binding.text)));
+    }
     console.Print(UncheckedSentence(UncheckedTensors(*model.archive)));
     if (detection.layers.empty()) return;
     std::vector<std::string> sizes;
@@ -142,6 +146,10 @@ class Inspect : public Subcommand {
     document["refusals"] = RefusalsJson(detection.refusals);
     document["bound_to_batch_1"] = Json::array();
     for (const BatchBinding& binding : FindBatchBindings(model.module)) document["bound_to_batch_1"].push_back(binding.text);
+    document["bound_to_lengths"] = Json::array();
+    for (const LengthBinding& binding : FindLengthBindings(model.module)) {
+      document["bound_to_lengths"].push_back({{"least", binding.least}, {"most", binding.most}, {"node", binding.text}});
+    }
     const Unchecked unchecked = UncheckedTensors(*model.archive);
     document["unchecked"] = {{"records", unchecked.records}, {"bytes", unchecked.bytes}};
     if (detection.layers.empty()) {
