@@ -17,6 +17,11 @@ BAKED = {
     "deepseek_v3-v4-eager-1x4-block": "those that the trace's example chose",
     "granitemoe-v4-eager-1x4-block": "the number of rows that each expert got",
     "mixtral-v5-eager-1x4-block": "works only on inputs that choose",
+    # Weights read from a table, flat weights, a mask for each expert.
+    "gpt_oss-v4-eager-1x4-block": "works only on inputs that choose",
+    "dbrx-v5-eager-1x4-block": "works only on inputs that choose",
+    "switch_transformers-v4-eager-1x4-block": "the number of rows that each expert got",
+    "switch_transformers-v5-eager-1x4-block": "those that the trace's example chose",
 }
 BOUND = "mixtral-v5-grouped-1x12-lm"
 
