@@ -7,6 +7,7 @@
 
 #include <set>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "plugin/contract/activation.h"
@@ -52,12 +53,12 @@ TEST(Placement, EverySlotIsUsedOnce) {
 }
 
 TEST(Activation, EveryNameHasASpecOfItsOwn) {
-  std::set<std::pair<Activation, bool>> specs;
+  std::set<std::tuple<Activation, bool, double>> specs;
   for (const char* name : {"silu_gated", "gelu_gated", "gelu_tanh_gated", "relu_gated", "silu", "gelu", "gelu_tanh", "relu",
                            "relu_squared", "clamped_swiglu", "limited_swiglu"}) {
     const auto spec = ParseActivation(name);
     ASSERT_TRUE(spec.has_value()) << name;
-    EXPECT_TRUE(specs.emplace(spec->kind, spec->gated).second) << name;
+    EXPECT_TRUE(specs.emplace(spec->kind, spec->gated, spec->shift).second) << name;
     EXPECT_EQ(spec->gated, std::string_view(name).ends_with("_gated") || std::string_view(name).ends_with("swiglu"));
   }
   EXPECT_FALSE(ParseActivation("SiLU").has_value());
