@@ -5,6 +5,7 @@ import torch
 FP32_LIMIT = 2e-4  # of the largest output
 HALF_LIMIT = 2e-2
 FLIPPED_SHARE = 0.05  # of the tokens, in half precision: a near tie may be decided the other way
+SPREAD_SHARE = 0.25  # with the tokens behind them in their sequences, which see them through attention
 
 
 def token_errors(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
@@ -26,9 +27,11 @@ def check_close(found: torch.Tensor, expected: torch.Tensor, where: str) -> None
         worst = errors.max().item() if errors.numel() else 0.0
         assert worst <= FP32_LIMIT, f"{where}: {worst:.2e} of the largest output"
         return
-    far = (~(errors <= HALF_LIMIT)).sum().item()
-    allowed = FLIPPED_SHARE * errors.numel()
-    assert far <= allowed, f"{where}: {far} of {errors.numel()} tokens are farther than {HALF_LIMIT} of the largest output"
+    far = ~(errors <= HALF_LIMIT)
+    # One flip shows in every later token of its sequence: the first of a sequence counts as a flip.
+    flips = far.reshape(-1, expected.shape[-2]).any(-1).sum().item() if expected.dim() == 3 else far.sum().item()
+    within = flips <= FLIPPED_SHARE * errors.numel() and far.sum().item() <= SPREAD_SHARE * errors.numel()
+    assert within, f"{where}: {far.sum()} of {errors.numel()} tokens are farther than {HALF_LIMIT} of the largest output"
 
 
 def check_outputs(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], where: str) -> None:
