@@ -58,18 +58,6 @@ at::Tensor Renormalise(const at::Tensor& weights, const RouteOptions& options) {
   return at::div(weights, sum);
 }
 
-std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::optional<at::Tensor>& bias, OptionalDtype score_dtype,
-                                         std::string scores, int64_t num_groups, int64_t top_groups, std::string group_score,
-                                         double group_fill, int64_t top_k, bool sorted, bool weigh_choice,
-                                         OptionalDtype weight_dtype, std::string renorm, double renorm_min, double scale,
-                                         OptionalDtype dtype, std::string layer, int64_t abi) {
-  CheckAbi(abi, layer);
-  const RouteOptions options = OptionsOf(score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill,
-                                         top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype);
-  CheckRoute(logits, bias, options, layer);
-  return RouteWithTorch(logits, bias, options);
-}
-
 std::tuple<at::Tensor, at::Tensor> RouteGate(const at::Tensor& x, const at::Tensor& gate,
                                              const std::optional<at::Tensor>& gate_bias, const std::optional<at::Tensor>& bias,
                                              at::ScalarType score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
@@ -84,6 +72,18 @@ std::tuple<at::Tensor, at::Tensor> RouteGate(const at::Tensor& x, const at::Tens
 }
 
 }  // namespace
+
+std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::optional<at::Tensor>& bias, OptionalDtype score_dtype,
+                                         std::string scores, int64_t num_groups, int64_t top_groups, std::string group_score,
+                                         double group_fill, int64_t top_k, bool sorted, bool weigh_choice,
+                                         OptionalDtype weight_dtype, std::string renorm, double renorm_min, double scale,
+                                         OptionalDtype dtype, std::string layer, int64_t abi) {
+  CheckAbi(abi, layer);
+  const RouteOptions options = OptionsOf(score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill,
+                                         top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype);
+  CheckRoute(logits, bias, options, layer);
+  return RouteWithTorch(logits, bias, options);
+}
 
 RouteOptions OptionsOf(OptionalDtype score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
                        std::string group_score, double group_fill, int64_t top_k, bool sorted, bool weigh_choice,

@@ -29,6 +29,14 @@ struct RouteOptions {
   std::optional<at::ScalarType> dtype;
 };
 
+// The op by torch's ops, checked: what every device without a kernel runs, and every one for gradients.
+std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::optional<at::Tensor>& bias,
+                                         std::optional<at::ScalarType> score_dtype, std::string scores, int64_t num_groups,
+                                         int64_t top_groups, std::string group_score, double group_fill, int64_t top_k, bool sorted,
+                                         bool weigh_choice, std::optional<at::ScalarType> weight_dtype, std::string renorm,
+                                         double renorm_min, double scale, std::optional<at::ScalarType> dtype, std::string layer,
+                                         int64_t abi);
+
 // The op's arguments, in the schema's order.
 RouteOptions OptionsOf(std::optional<at::ScalarType> score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
                        std::string group_score, double group_fill, int64_t top_k, bool sorted, bool weigh_choice,

@@ -107,12 +107,8 @@ Routed RouteAutograd(const at::Tensor& logits, const std::optional<at::Tensor>& 
                      bool weigh_choice, OptionalDtype weight_dtype, std::string renorm, double renorm_min, double scale,
                      OptionalDtype dtype, std::string layer, int64_t abi) {
   if (at::GradMode::is_enabled() && (logits.requires_grad() || (bias && bias->requires_grad()))) {
-    CheckAbi(abi, layer);
-    const RouteOptions options =
-        OptionsOf(score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill, top_k, sorted,
-                  weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype);
-    CheckRoute(logits, bias, options, layer);
-    return RouteWithTorch(logits, bias, options);
+    return Route(logits, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill, top_k,
+                 sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype, std::move(layer), abi);
   }
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "").typed<decltype(RouteCuda)>();
   const at::AutoDispatchBelowADInplaceOrView guard;

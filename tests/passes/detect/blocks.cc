@@ -92,13 +92,6 @@ std::string DenseExpert() {
 )";
 }
 
-std::string Replace(std::string text, const std::string& from, const std::string& to) {
-  const size_t at = text.find(from);
-  EXPECT_NE(at, std::string::npos) << from;
-  if (at != std::string::npos) text.replace(at, from.size(), to);
-  return text;
-}
-
 torch::jit::Module MakeBlock(const std::string& source) {
   torch::jit::Module block("__torch__.tests.Block");
   block.register_parameter("gate", at::zeros({kExperts, kHidden}), false);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "passes/detect/match.h"
+#include "tests/passes/replace.h"
 
 namespace autoep::testing {
 
@@ -24,9 +25,6 @@ std::string LoopSource(const std::string& expert);
 std::string SparseExpert();       // where, gather, index_add_
 std::string ConditionalExpert();  // the same under prim::If
 std::string DenseExpert();        // every token, times its share
-
-// Replaces `from`, which must occur, by `to`.
-std::string Replace(std::string text, const std::string& from, const std::string& to);
 
 // A module with the parameters that the sources use: gate [E, H]; gate_up [E, 2I, H], down [E, H, I], and their biases; flat_w1,
 // flat_w2 and flat_w3 [E * I, H]; and for each expert # w1_# and w3_# [I, H], w2_# [H, I], b2_# [H].

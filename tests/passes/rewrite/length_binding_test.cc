@@ -7,12 +7,14 @@
 #include <gtest/gtest.h>
 
 #include "passes/pipeline.h"
+#include "tests/passes/replace.h"
 #include "tests/passes/sample_moe.h"
 
 namespace autoep {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::Replace;
 using torch::jit::Module;
 
 // A scan that a trace on 3 tokens unrolled.
@@ -28,12 +30,6 @@ constexpr char kTable[] = R"(
 def forward(self, x):
     return x * self.table[:, 0:x.size(1) - 2]
 )";
-
-std::string Replace(std::string text, const std::string& from, const std::string& to) {
-  const size_t at = text.find(from);
-  EXPECT_NE(at, std::string::npos) << from;
-  return text.replace(at, from.size(), to);
-}
 
 Module Holder(const std::string& code) {
   Module module("Holder");

@@ -8,12 +8,14 @@
 
 #include "passes/pipeline.h"
 #include "passes/rewrite/batch_binding.h"
+#include "tests/passes/replace.h"
 #include "tests/passes/sample_moe.h"
 
 namespace autoep {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::Replace;
 using torch::jit::Module;
 
 // As the mask code of transformers 5 does after a trace with batch 1.
@@ -25,12 +27,6 @@ def forward(self, x):
     b = torch.arange(x.size(0)).unsqueeze(1)
     return packed[b, torch.arange(x.size(1)).unsqueeze(0)]
 )";
-
-std::string Replace(std::string text, const std::string& from, const std::string& to) {
-  const size_t at = text.find(from);
-  EXPECT_NE(at, std::string::npos) << from;
-  return text.replace(at, from.size(), to);
-}
 
 Module Holder(const std::string& code) {
   Module module("Holder");
