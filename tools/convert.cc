@@ -91,6 +91,9 @@ class ConvertCommand : public Subcommand {
            "route (proved routers become autoep::route), fused (with the product that makes the logits; near ties may move) or "
            "keep (all stay as they are)")
         ->type_name("ROUTER");
+    app.add_option("--moe", moe_,
+                   "ops (on several ranks a layer is dispatch, experts and combine) or fused (one op with fewer exchanges)")
+        ->type_name("MOE");
     app.add_flag("--dry-run", dry_run_, "Plan and print; write nothing");
     app.add_option("--verify", verify_, "full: also run the result on N local processes and compare with the source")
         ->type_name("full");
@@ -143,6 +146,8 @@ class ConvertCommand : public Subcommand {
     AUTOEP_RETURN_IF_ERROR(CheckChoice("--router", router_, {"route", "fused", "keep"}));
     if (router_ == "keep") options_.pipeline.disabled.push_back({"fuse-router", std::nullopt});
     if (router_ == "fused") options_.pipeline.extra.push_back("fuse-gate");
+    AUTOEP_RETURN_IF_ERROR(CheckChoice("--moe", moe_, {"ops", "fused"}));
+    if (moe_ == "fused") options_.pipeline.extra.push_back("fuse-ranks");
     if (device_ == "cpu") options_.pipeline.disabled.push_back({"follow-device", std::nullopt});
     options_.tool = kToolName;
     return output_.empty() ? Status() : CheckOutput(output_, OutputKind::kDirectory, Output());
@@ -246,6 +251,7 @@ class ConvertCommand : public Subcommand {
   std::string verify_;
   std::string device_ = "any";
   std::string router_ = "route";
+  std::string moe_ = "ops";
   bool overwrite_ = false;
   bool dry_run_ = false;
   ConvertOptions options_;

@@ -13,6 +13,13 @@ namespace {
 
 constexpr std::string_view kNamespace = "autoep::";
 
+// "route.gate" for the overload gate of autoep::route.
+std::string OpName(const torch::jit::Node& node) {
+  const std::string name = std::string(node.kind().toQualString()).substr(kNamespace.size());
+  const auto* schema = node.maybeSchema();
+  return schema && !schema->overload_name().empty() ? name + "." + schema->overload_name() : name;
+}
+
 class Summarizer {
  public:
   void Visit(const torch::jit::Module& module, const std::string& path) {
@@ -40,8 +47,7 @@ class Summarizer {
         continue;
       }
       ++summary_.nodes;
-      const std::string_view kind = node->kind().toQualString();
-      if (kind.starts_with(kNamespace)) ++ops[std::string(kind.substr(kNamespace.size()))];
+      if (const std::string_view kind = node->kind().toQualString(); kind.starts_with(kNamespace)) ++ops[OpName(*node)];
       for (const torch::jit::Block* nested : node->blocks()) VisitBlock(nested, ops);
     }
   }

@@ -85,11 +85,11 @@ Status CheckOps(const std::string& file, const torch::jit::Module& model, const 
       return Fail(fmt::format("{}: {} has EP ops, and the manifest names no layer there", file, LayerName(path)));
   }
   for (const auto& [path, count] : expected) {
-    const int64_t fused = CountOf(summary, path, "moe");
-    if (fused > 0 && manifest.ep_size > 1) {
+    if (manifest.ep_size > 1 && CountOf(summary, path, "moe") > 0) {
       return Fail(
           fmt::format("{}: {} has autoep::moe, which is for one rank, and there are {}", file, LayerName(path), manifest.ep_size));
     }
+    const int64_t fused = CountOf(summary, path, manifest.ep_size > 1 ? "moe.ranks" : "moe");
     for (const std::string_view name : kEpOps) {
       const int64_t have = CountOf(summary, path, std::string(name)) + fused;
       if (have == count) continue;

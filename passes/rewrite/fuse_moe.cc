@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pass fuse-moe, where one rank holds all experts:
-//   %rows, %offsets, %counts, %order, %received = autoep::dispatch(%tokens, %ids, %scale, %placement, 1, ..)
+// Passes fuse-moe, where one rank holds all experts, and fuse-ranks, where several do:
+//   %rows, %offsets, %counts, %order, %received = autoep::dispatch(%tokens, %ids, %scale, %placement, %ep_size, %group, ..)
 //   %done = autoep::experts(%rows, %offsets, ..)
 //   %out = autoep::combine(%done, %weights, %order, %counts, %received, ..)
 // becomes
 //   %out = autoep::moe(%tokens, %ids, %weights, %scale, %placement, .., %dtype, %layer, %abi)
-// which on the CPU runs the kernels of the three. Attributes and weights stay as they are.
+// with %ep_size, %group after %dtype where there are several ranks. Attributes and weights stay as they are.
 #include <fmt/format.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/constant_pooling.h>
@@ -23,7 +23,8 @@
 namespace autoep {
 namespace {
 
-constexpr char kName[] = "fuse-moe";
+constexpr char kMoe[] = "fuse-moe";
+constexpr char kRanks[] = "fuse-ranks";
 
 using torch::jit::Graph;
 using torch::jit::Node;
@@ -68,7 +69,7 @@ std::optional<int64_t> CastOf(const Value* sum, at::ScalarType experts) {
   return dtype->toInt();
 }
 
-void Fuse(Graph& graph, const ThreeOps& ops, at::ScalarType experts) {
+void Fuse(Graph& graph, const ThreeOps& ops, at::ScalarType experts, bool one_rank) {
   const torch::jit::WithInsertPoint here(ops.combine);
   const auto dtype = CastOf(ops.combine->output(), experts);
   Value* given = graph.insertConstant(dtype ? at::IValue(*dtype) : at::IValue());
@@ -77,7 +78,8 @@ void Fuse(Graph& graph, const ThreeOps& ops, at::ScalarType experts) {
                                                    dispatch.input(3)};
   // The weights and the activation, of experts.
   for (size_t i = 2; i < 8; ++i) arguments.emplace_back(ops.experts->input(i));
-  for (Value* value : {given, dispatch.input(6), dispatch.input(7)}) arguments.emplace_back(value);
+  arguments.emplace_back(given);
+  for (size_t i = one_rank ? 6 : 4; i < 8; ++i) arguments.emplace_back(dispatch.input(i));
   Value* sum = graph.insert(c10::Symbol::fromQualString("autoep::moe"), arguments);
   sum->node()->setSourceRange(ops.combine->sourceRange());
   ops.combine->output()->replaceAllUsesWith(sum);
@@ -85,11 +87,11 @@ void Fuse(Graph& graph, const ThreeOps& ops, at::ScalarType experts) {
 
 class FuseMoe : public Pass {
  public:
-  explicit FuseMoe(PassContext& context) : context_(context) {}
+  FuseMoe(PassContext& context, bool one_rank) : context_(context), one_rank_(one_rank) {}
 
   Result<Change> Run(MoeModel& model) override {
     Change change;
-    if (context_.plan().ep_size != 1) return change;
+    if ((context_.plan().ep_size == 1) != one_rank_) return change;
     for (const RewrittenGraph& rewritten : RewrittenGraphs(model.module, context_)) FuseGraph(rewritten, change);
     return change;
   }
@@ -102,8 +104,8 @@ class FuseMoe : public Pass {
     for (const PlannedLayer* planned : rewritten.layers) {
       const auto dispatch = dispatches.extract(planned->Attribute("layer"));
       const auto ops = dispatch ? FindThreeOps(dispatch.mapped()) : std::nullopt;
-      if (!ops || !context_.Allow(kName)) continue;
-      Fuse(*rewritten.graph, *ops, planned->layer.tensors.at(0).dtype);
+      if (!ops || !context_.Allow(one_rank_ ? kMoe : kRanks)) continue;
+      Fuse(*rewritten.graph, *ops, planned->layer.tensors.at(0).dtype, one_rank_);
       change.edits.push_back(fmt::format("{}: moe computes dispatch, experts and combine",
                                          planned->layer.path.empty() ? "the root" : planned->layer.path));
       changed = true;
@@ -114,10 +116,13 @@ class FuseMoe : public Pass {
   }
 
   PassContext& context_;
+  const bool one_rank_;
 };
 
-const RegisterPass kRegistered({kName, "Where one rank holds all experts, compute each layer by the op moe", 16, true,
-                                [](PassContext& context) { return std::make_unique<FuseMoe>(context); }});
+const RegisterPass kOneRank({kMoe, "Where one rank holds all experts, compute each layer by the op moe", 16, true,
+                             [](PassContext& context) { return std::make_unique<FuseMoe>(context, true); }});
+const RegisterPass kSeveralRanks({kRanks, "Where several ranks hold the experts, compute each layer by the op moe", 18, false,
+                                  [](PassContext& context) { return std::make_unique<FuseMoe>(context, false); }});
 
 }  // namespace
 }  // namespace autoep

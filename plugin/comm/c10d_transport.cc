@@ -3,6 +3,7 @@
 #include "plugin/comm/c10d_transport.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/util/Exception.h>
 
 #include <numeric>
@@ -39,7 +40,7 @@ class C10dCommunicator : public Communicator {
     const c10::DeviceType device = rows.at(0).device().type();
     if (device != at::kCUDA) return Communicator::AllToAllEach(rows, send, receive);  // Gloo cannot
     std::vector<at::Tensor> sent;
-    for (const at::Tensor& one : rows) sent.push_back(one.contiguous());
+    for (const at::Tensor& one : rows) sent.push_back(one.contiguous());  // alive until the end
     std::vector<at::Tensor> received(rows.size());
     group_->startCoalescing(device);
     for (size_t i = 0; i < rows.size(); ++i) Start(sent[i], send, receive, received[i]);
@@ -47,14 +48,31 @@ class C10dCommunicator : public Communicator {
     return received;
   }
 
+  at::Tensor AllToAllCounts(const at::Tensor& counts) override {
+    const at::Tensor sent = counts.contiguous();
+    at::Tensor received = at::empty_like(sent);
+    at::Tensor to = received.view(at::kByte);
+    at::Tensor from = sent.view(at::kByte);
+    std::vector<int64_t> equal;
+    group_->alltoall_base(to, from, equal, equal)->wait();
+    return received;
+  }
+
  private:
+  // This rank's own rows are copied by it; the others', before them, are the group's.
   c10::intrusive_ptr<c10d::Work> Start(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive,
                                        at::Tensor& received) {
-    const int64_t count = std::accumulate(receive.begin(), receive.end(), int64_t{0});
-    received = at::empty({count, rows.size(1)}, rows.options());
-    at::Tensor to = received.view(at::kByte);
-    at::Tensor from = rows.contiguous().view(at::kByte);
-    return group_->alltoall_base(to, from, receive, send);
+    const int64_t own = std::exchange(send[rank()], 0);
+    receive[rank()] = 0;
+    const int64_t away = std::accumulate(send.begin(), send.end(), int64_t{0});
+    const int64_t come = std::accumulate(receive.begin(), receive.end(), int64_t{0});
+    const at::Tensor sent = rows.contiguous();
+    received = at::empty({come + own, rows.size(1)}, rows.options());
+    at::Tensor to = received.narrow(0, 0, come).view(at::kByte);
+    at::Tensor from = sent.narrow(0, 0, away).view(at::kByte);
+    c10::intrusive_ptr<c10d::Work> work = group_->alltoall_base(to, from, receive, send);
+    received.narrow(0, come, own).copy_(sent.narrow(0, away, own));
+    return work;
   }
 
   c10::intrusive_ptr<c10d::ProcessGroup> group_;

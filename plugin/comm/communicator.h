@@ -21,8 +21,8 @@ class Communicator {
   // How long an exchange of tensors on such a device may take.
   virtual std::chrono::milliseconds timeout(c10::DeviceType device) const = 0;
 
-  // rows [sum(send), C], any dtype: the first send[0] rows go to rank 0, the next send[1] to rank 1, and so on. Returns
-  // [sum(receive), C]: receive[0] rows from rank 0, then receive[1] from rank 1, and so on; same dtype and device.
+  // rows [sum(send), C], any dtype: send[r] rows for each other rank r, in the order of ranks, then send[rank()] for this one,
+  // which do not travel. Returns [sum(receive), C] laid out likewise by source; same dtype and device.
   // Both lists have size() entries, which may be 0. Collective: every rank calls it, with lists that agree.
   // Throws c10::Error where a peer is gone, failed, or took longer than the transport's timeout.
   virtual at::Tensor AllToAllRows(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive) = 0;
@@ -35,11 +35,8 @@ class Communicator {
     return received;
   }
 
-  // counts [size(), m]: row i goes to rank i. Returns [size(), m]: row i came from rank i. As AllToAllRows.
-  at::Tensor AllToAllCounts(const at::Tensor& counts) {
-    const std::vector<int64_t> one(size(), 1);
-    return AllToAllRows(counts, one, one);
-  }
+  // counts [size(), m]: row i goes to rank i. Returns [size(), m]: row i came from rank i. Else as AllToAllRows.
+  virtual at::Tensor AllToAllCounts(const at::Tensor& counts) = 0;
 };
 
 using CommunicatorPtr = std::shared_ptr<Communicator>;

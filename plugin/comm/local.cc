@@ -10,7 +10,6 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
-#include <numeric>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -38,7 +37,7 @@ class LocalExchange {
     Put(rank, rows, std::move(send));
     Meet(rank);
     std::vector<at::Tensor> parts;
-    for (int64_t source = 0; source < size_; ++source) parts.push_back(Take(source, rank, receive[source]));
+    for (const int64_t source : OwnLast(rank)) parts.push_back(Take(source, rank, receive[source]));
     at::Tensor received = at::cat(parts);
     Meet(rank);
     return received;
@@ -61,6 +60,16 @@ class LocalExchange {
   }
 
  private:
+  // The ranks in the order of a rank's rows.
+  std::vector<int64_t> OwnLast(int64_t rank) const {
+    std::vector<int64_t> ranks;
+    for (int64_t other = 0; other < size_; ++other) {
+      if (other != rank) ranks.push_back(other);
+    }
+    ranks.push_back(rank);
+    return ranks;
+  }
+
   struct Parcel {
     at::Tensor rows;  // a reference: stays alive though its rank fails
     std::vector<int64_t> send;
@@ -88,7 +97,11 @@ class LocalExchange {
     const Parcel& parcel = parcels_[source];
     TORCH_CHECK(parcel.send[rank] == expected, "autoep: rank ", source, " sends ", parcel.send[rank], " rows to rank ", rank,
                 ", which expects ", expected);
-    const int64_t begin = std::accumulate(parcel.send.begin(), parcel.send.begin() + rank, int64_t{0});
+    int64_t begin = 0;
+    for (const int64_t other : OwnLast(source)) {
+      if (other == rank) break;
+      begin += parcel.send[other];
+    }
     return parcel.rows.narrow(0, begin, expected);
   }
 
@@ -134,6 +147,15 @@ class LocalCommunicator : public Communicator {
 
   at::Tensor AllToAllRows(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive) override {
     return exchange_->Exchange(rank_, rows, std::move(send), receive);
+  }
+
+  at::Tensor AllToAllCounts(const at::Tensor& counts) override {
+    const std::vector<int64_t> one(size(), 1);
+    const at::Tensor own_last =
+        at::cat({counts.narrow(0, 0, rank_), counts.narrow(0, rank_ + 1, size() - rank_ - 1), counts.narrow(0, rank_, 1)});
+    const at::Tensor received = AllToAllRows(own_last, one, one);
+    return at::cat(
+        {received.narrow(0, 0, rank_), received.narrow(0, size() - 1, 1), received.narrow(0, rank_, size() - rank_ - 1)});
   }
 
  private:

@@ -21,13 +21,14 @@ inline constexpr int64_t kOpAbi = 1;
 //   group      name of the process group (see comm/resolve.h); "" means the default group
 //   layer      "<module path>#<plan digest>": names the layer in messages; ranks that disagree fail
 // returns
-//   rows       [R, H]       x's dtype; grouped by this rank's slots; inside a slot by source rank, then by token, then choice
+//   rows       [R, H]       x's dtype; grouped by this rank's slots; inside a slot by source rank, this one last, then by token,
+//                           then choice
 //   offsets    [S]          int32; end of each slot's group in rows, S slots on this rank; offsets[S-1] == R
 //   counts     [E]          int64; this rank's own pairs per expert; on CPU when ep_size > 1
 //   order      [T, k]       int64; position of each pair in rows, where ep_size == 1
 //              [T, 2k]      where ep_size > 1: a token is sent once to each rank that holds one of its experts, and the first of
-//                           its choices there has the position in this rank's send buffer (sorted by rank, token); the other
-//                           choices have positions past its end. Then each choice's slot number, rank * S + slot
+//                           its choices there has the position in this rank's send buffer (sorted by rank, this one last, and
+//                           token); the other choices have positions past its end. Then each choice's slot number, rank * S + slot
 //   received   [N, S]       int64; rows that came from each rank for each slot
 //              [N, S + 2]   where ep_size > 1, on CPU; then the tokens sent to each rank, and those that came from it
 inline constexpr char kDispatch[] =
@@ -83,6 +84,13 @@ inline constexpr char kMoe[] =
     "moe(Tensor x, Tensor ids, Tensor? weights, Tensor? scale, Tensor placement, Tensor gate_up, Tensor down, "
     "Tensor? gate_up_bias, Tensor? down_bias, str activation, float[] activation_args, ScalarType? dtype, str layer, int abi) -> "
     "Tensor";
+
+// The same on several ranks, of which each holds its shard of the experts: dispatch, experts and combine of `ep_size` ranks of
+// `group`. Slots and weights travel with the tokens, so that each way is one exchange.
+inline constexpr char kMoeRanks[] =
+    "moe.ranks(Tensor x, Tensor ids, Tensor? weights, Tensor? scale, Tensor placement, Tensor gate_up, Tensor down, "
+    "Tensor? gate_up_bias, Tensor? down_bias, str activation, float[] activation_args, ScalarType? dtype, int ep_size, str group, "
+    "str layer, int abi) -> Tensor";
 
 // Marks where a source model's routing is decided, so that a run can be compared route by route (ops/recorder.h). Returns a
 // copy of ids; `weights` is only seen. Put into instrumented copies of source models, never into a converted one.

@@ -2,12 +2,12 @@
 // The send plan, the count exchange with its cross-check, and the rows' way there and back.
 #include "plugin/ops/exchange.h"
 
-#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/where.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -16,7 +16,6 @@
 #include <mutex>
 #include <numeric>
 #include <string_view>
-#include <tuple>
 #include <utility>
 
 #include "plugin/comm/resolve.h"
@@ -44,19 +43,31 @@ void CheckTable(const at::Tensor& placement, int64_t ep_size, const std::string&
   AUTOEP_CHECK(status.ok(), layer, status.message());
 }
 
-// A placement [count, 1, 2] on one rank: first, first + 1, ... in slots 0 to held - 1, and every other number in slot `held`.
-// Made once for each device and kept for good.
-at::Tensor RangeTable(int64_t count, int64_t first, int64_t held, const at::Device& device) {
+// A placement on one rank, [slots.size(), 1, 2], made once for each device and kept for good.
+at::Tensor Table(const std::vector<int64_t>& slots, const at::Device& device) {
   static std::mutex mutex;
-  static auto& tables = *new std::map<std::tuple<int64_t, int64_t, int64_t, std::string>, at::Tensor>();
+  static auto& tables = *new std::map<std::pair<std::vector<int64_t>, std::string>, at::Tensor>();
   const std::lock_guard lock(mutex);
-  at::Tensor& table = tables[{count, first, held, device.str()}];
+  at::Tensor& table = tables[{slots, device.str()}];
   if (!table.defined()) {
-    const at::Tensor slots = at::arange(-first, count - first, at::kLong);
-    const at::Tensor kept = at::where(slots.lt(0).logical_or(slots.ge(held)), held, slots);
+    const at::Tensor kept = at::tensor(slots, at::kLong);
     table = at::stack({at::zeros_like(kept), kept}, 1).unsqueeze(1).to(device);
   }
   return table;
+}
+
+// Of the ranks and, last, of none: the send buffer has the other ranks in their order, then this one.
+std::vector<int64_t> OwnLast(int64_t rank, int64_t ranks) {
+  std::vector<int64_t> slots(ranks + 1);
+  for (int64_t other = 0; other <= ranks; ++other) slots[other] = other > rank && other < ranks ? other - 1 : other;
+  slots[rank] = ranks - 1;
+  return slots;
+}
+
+SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t rank, int64_t ranks, const std::string& layer) {
+  const Destinations found = kernels.find_destinations(pairs.order, pairs.ends, ranks);
+  const PairOrder tokens = kernels.order_pairs(found.ranks, Table(OwnLast(rank, ranks), found.ranks.device()), 1, layer);
+  return {tokens.order, found.slots, tokens.counts.narrow(0, 0, ranks)};
 }
 
 }  // namespace
@@ -81,13 +92,6 @@ at::Tensor SendPlan::Order() const { return at::cat({first, slots}, 1); }
 SendPlan SendPlan::FromOrder(const at::Tensor& order) {
   const int64_t choices = order.size(1) / 2;
   return {order.narrow(1, 0, choices).contiguous(), order.narrow(1, choices, choices), {}};
-}
-
-SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t ep_size, const std::string& layer) {
-  const Destinations found = kernels.find_destinations(pairs.order, pairs.ends, ep_size);
-  const at::Tensor table = RangeTable(ep_size + 1, 0, ep_size, found.ranks.device());
-  const PairOrder tokens = kernels.order_pairs(found.ranks, table, 1, layer);
-  return {tokens.order, found.slots, tokens.by_slot.narrow(0, 0, ep_size)};
 }
 
 CountExchange::CountExchange(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot,
@@ -166,28 +170,36 @@ Exchange::Exchange(comm::CommunicatorPtr communicator, SendPlan plan, const at::
 
 Arrivals Exchange::Announce(const std::optional<at::Tensor>& factors) const {
   const at::Tensor numbers = Numbers(plan_, factors);
-  return Arrive(ToExperts(numbers, numbers.scalar_type()), factors.has_value());
+  return Arrive(Told(ToExperts(numbers, numbers.scalar_type()), factors.has_value()));
 }
 
-Arrivals Exchange::Arrive(const at::Tensor& numbers, bool has_factors) const {
+Choices Exchange::Told(const at::Tensor& numbers, bool has_factors) const {
   const int64_t choices = plan_.first.size(1);
-  const at::Tensor ids = numbers.narrow(1, 0, choices).to(at::kLong).contiguous();
-  const int64_t experts = slots_per_rank_ * communicator_->size();
-  const at::Tensor table = RangeTable(experts, communicator_->rank() * slots_per_rank_, slots_per_rank_, ids.device());
-  const PairOrder pairs = KernelsFor(ids.device()).order_pairs(ids, table, 1, layer_);
-  Arrivals arrivals{pairs.ends.narrow(0, 0, slots_per_rank_), pairs.order, std::nullopt};
-  if (has_factors) arrivals.factors = numbers.narrow(1, choices, choices).contiguous();
-  return arrivals;
+  Choices told{numbers.narrow(1, 0, choices).to(at::kLong).contiguous(), std::nullopt};
+  if (has_factors) told.factors = numbers.narrow(1, choices, choices).contiguous();
+  return told;
+}
+
+at::Tensor Exchange::Placement(const at::Device& device) const {
+  std::vector<int64_t> slots(communicator_->size() * slots_per_rank_, slots_per_rank_);
+  std::iota(slots.begin() + communicator_->rank() * slots_per_rank_, slots.begin() + (communicator_->rank() + 1) * slots_per_rank_,
+            0);
+  return Table(slots, device);
+}
+
+Arrivals Exchange::Arrive(const Choices& choices) const {
+  const at::Device device = choices.slots.device();
+  const PairOrder pairs = KernelsFor(device).order_pairs(choices.slots, Placement(device), 1, layer_);
+  return {pairs.ends.narrow(0, 0, slots_per_rank_), pairs.order, choices.factors};
 }
 
 at::Tensor Exchange::ToExperts(const at::Tensor& values, at::ScalarType type) const {
   return communicator_->AllToAllRows(Filled(Pack(values, plan_, communicator_->size(), type)), send_, receive_);
 }
 
-std::pair<Arrivals, at::Tensor> Exchange::AnnounceWith(const at::Tensor& numbers, bool has_factors,
-                                                       const at::Tensor& values) const {
+std::pair<Choices, at::Tensor> Exchange::AnnounceWith(const at::Tensor& numbers, bool has_factors, const at::Tensor& values) const {
   const std::vector<at::Tensor> arrived = communicator_->AllToAllEach({Filled(numbers), Filled(values)}, send_, receive_);
-  return {Arrive(arrived[0], has_factors), arrived[1]};
+  return {Told(arrived[0], has_factors), arrived[1]};
 }
 
 at::Tensor Exchange::Filled(const at::Tensor& packed) const {
@@ -197,6 +209,46 @@ at::Tensor Exchange::Filled(const at::Tensor& packed) const {
 at::Tensor Exchange::ToTokens(const at::Tensor& values, at::ScalarType type) const {
   const at::Tensor rows = communicator_->AllToAllRows(values, receive_, send_);
   return KernelsFor(values.device()).sum_rows(rows, std::nullopt, plan_.first, type);
+}
+
+std::vector<at::Tensor> Exchange::ToTokensEach(const std::vector<at::Tensor>& values) const {
+  std::vector<at::Tensor> sums;
+  for (const at::Tensor& rows : communicator_->AllToAllEach(values, receive_, send_)) {
+    sums.push_back(KernelsFor(rows.device()).sum_rows(rows, std::nullopt, plan_.first, rows.scalar_type()));
+  }
+  return sums;
+}
+
+Sent SendTokens(comm::CommunicatorPtr communicator, const at::Tensor& x, const PairOrder& pairs,
+                const std::optional<at::Tensor>& factors, const std::string& signature, const std::string& layer) {
+  const Kernels& kernels = KernelsFor(x.device());
+  const int64_t ranks = communicator->size();
+  const int64_t experts = pairs.by_slot.size(0);
+  std::optional<std::string> failure;
+  if (pairs.bad_id) failure = BadId(*pairs.bad_id, experts);
+  // After a failure the pairs have no order, and the others must still be told.
+  SendPlan plan = failure ? SendPlan{{}, {}, at::zeros({ranks}, pairs.by_slot.options())}
+                          : PlanSend(kernels, pairs, communicator->rank(), ranks, layer);
+  CountExchange exchange_counts(*communicator, failure ? pairs.by_slot : pairs.counts, pairs.by_slot, plan.tokens, signature,
+                                failure.has_value());
+  at::Tensor numbers, rows;
+  if (!failure) {
+    numbers = Numbers(plan, factors);
+    numbers = Pack(numbers, plan, ranks, numbers.scalar_type());
+    rows = Pack(x, plan, ranks, x.scalar_type());
+  }
+  Counts counts = exchange_counts.Finish(failure, layer);
+  Exchange exchange(std::move(communicator), plan, counts.received, layer);
+  auto [choices, tokens] = exchange.AnnounceWith(numbers, factors.has_value(), rows);
+  return {std::move(exchange), std::move(counts), std::move(plan), std::move(choices), std::move(tokens)};
+}
+
+std::string BadId(int64_t id, int64_t experts) {
+  return c10::str("ids holds ", id, ", and there are ", experts, " experts, 0 to ", experts - 1);
+}
+
+std::string Signature(const at::Tensor& x, int64_t num_experts, const std::string& layer) {
+  return c10::str(layer, ", hidden size ", x.size(1), ", ", x.scalar_type(), ", ", num_experts, " experts");
 }
 
 at::ScalarType PartType(at::ScalarType rows, at::ScalarType sum) { return rows == at::kBFloat16 ? rows : sum; }

@@ -26,8 +26,9 @@ comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const s
 
 // Where this rank's tokens go.
 struct SendPlan {
-  at::Tensor
-      first;  // [T, k] int64, contiguous: the position in the send buffer of what goes to a rank, at the first choice that does
+  // [T, k] int64, contiguous: the position in the send buffer of what goes to a rank, at the first choice that does; else past its
+  // end. The buffer is laid out as AllToAllRows takes it.
+  at::Tensor first;
   at::Tensor slots;   // [T, k] int64: slot numbers
   at::Tensor tokens;  // [N] int64: tokens to each rank; known to dispatch alone
 
@@ -35,8 +36,6 @@ struct SendPlan {
   at::Tensor Order() const;
   static SendPlan FromOrder(const at::Tensor& order);
 };
-
-SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t ep_size, const std::string& layer);
 
 struct Counts {
   at::Tensor counts;    // [E], as dispatch returns it: on the CPU
@@ -67,11 +66,17 @@ class CountExchange {
   std::optional<c10::Event> copied_;
 };
 
-// What a rank makes of the tokens that came to it: V of them, from each rank in its order.
+// What a rank is told of the tokens that came to it: V of them, laid out as AllToAllRows gives them.
+struct Choices {
+  at::Tensor slots;                   // [V, k] int64: slot numbers
+  std::optional<at::Tensor> factors;  // [V, k] fp32 or fp64
+};
+
+// What it makes of that.
 struct Arrivals {
   at::Tensor ends;                    // [S] int32: of each slot's rows
   at::Tensor places;                  // [V, k] int64: each choice's row of [R, H]; R and above: another rank has it
-  std::optional<at::Tensor> factors;  // [V, k] fp32 or fp64
+  std::optional<at::Tensor> factors;  // as told
 };
 
 // What Announce sends, [T, k] or with factors [T, 2k], fp32 or fp64.
@@ -94,12 +99,18 @@ class Exchange {
   // values [T, C], float, sent in `type`, theirs or narrower: [V, C].
   at::Tensor ToExperts(const at::Tensor& values, at::ScalarType type) const;
   // Both at once: what Pack made of Numbers and of values.
-  std::pair<Arrivals, at::Tensor> AnnounceWith(const at::Tensor& numbers, bool has_factors, const at::Tensor& values) const;
+  std::pair<Choices, at::Tensor> AnnounceWith(const at::Tensor& numbers, bool has_factors, const at::Tensor& values) const;
   // values [V, C] back to their tokens, the ranks' summed: [T, C] of `type`, theirs or wider.
   at::Tensor ToTokens(const at::Tensor& values, at::ScalarType type) const;
+  // As ToTokens of each, in their own types.
+  std::vector<at::Tensor> ToTokensEach(const std::vector<at::Tensor>& values) const;
+
+  // A placement [N * S, 1, 2] on one rank: this rank's slot numbers in its slots, all others in slot S.
+  at::Tensor Placement(const at::Device& device) const;
+  Arrivals Arrive(const Choices& choices) const;
 
  private:
-  Arrivals Arrive(const at::Tensor& numbers, bool has_factors) const;
+  Choices Told(const at::Tensor& numbers, bool has_factors) const;
   at::Tensor Filled(const at::Tensor& packed) const;
 
   const comm::CommunicatorPtr communicator_;
@@ -110,6 +121,26 @@ class Exchange {
   std::vector<int64_t> send_;     // tokens to each rank
   std::vector<int64_t> receive_;  // tokens from each rank
 };
+
+// This rank's tokens on their way.
+struct Sent {
+  Exchange exchange;
+  Counts counts;
+  SendPlan plan;
+  Choices choices;    // of what came
+  at::Tensor tokens;  // [V, H] that came
+};
+
+// x [T, H] and, if given, factors [T, k] to the ranks that `pairs` says. Ranks that differ in `signature` throw, and all do where
+// one has a bad id.
+Sent SendTokens(comm::CommunicatorPtr communicator, const at::Tensor& x, const PairOrder& pairs,
+                const std::optional<at::Tensor>& factors, const std::string& signature, const std::string& layer);
+
+// The sentence for an id that no expert has.
+std::string BadId(int64_t id, int64_t experts);
+
+// What ranks must agree on before rows travel.
+std::string Signature(const at::Tensor& x, int64_t num_experts, const std::string& layer);
 
 // In which dtype a rank's part of a sum of `rows` travels whose result is `sum`. fp16 would leave its range.
 at::ScalarType PartType(at::ScalarType rows, at::ScalarType sum);

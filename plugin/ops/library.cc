@@ -22,8 +22,8 @@ at::Tensor RecordRoutes(const at::Tensor& ids, const at::Tensor& weights, std::s
 TORCH_LIBRARY(autoep, library) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
   for (const char* schema :
-       {contract::kDispatch, contract::kExperts, contract::kCombine, contract::kMoe, contract::kRoute, contract::kRouteGate,
-        contract::kRecordRoutes, kDispatchBackward, kExpertsTrain, kExpertsBackward, kCombineBackward}) {
+       {contract::kDispatch, contract::kExperts, contract::kCombine, contract::kMoe, contract::kMoeRanks, contract::kRoute,
+        contract::kRouteGate, contract::kRecordRoutes, kDispatchBackward, kExpertsTrain, kExpertsBackward, kCombineBackward}) {
     library.def(schema, tags);
   }
 }

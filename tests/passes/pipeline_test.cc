@@ -153,6 +153,21 @@ TEST(FuseMoeTest, LeavesThreeOpsOnSeveralRanks) {
   FileCheck().check("autoep::dispatch")->check("autoep::combine")->run(ForwardOf(opened.model, "").toString());
 }
 
+TEST(FuseRanksTest, ComputesALayerOfSeveralRanksByOneOp) {
+  Opened opened = Open(MakeStack({}, {.seed = 2}, /*share_type=*/true), 2);
+  EXPECT_EQ(EditsOf(RunAll(opened, {.extra = {"fuse-ranks"}}), "fuse-ranks"), 1) << "the blocks share a graph";
+  const std::string graph = ForwardOf(opened.model, "second").toString();
+  FileCheck().check("autoep_group")->check_count("autoep::moe", 1, /*exactly=*/true)->check("return")->run(graph);
+  for (const char* op : {"autoep::dispatch", "autoep::experts", "autoep::combine"}) EXPECT_THAT(graph, Not(HasSubstr(op)));
+}
+
+TEST(FuseRanksTest, LeavesOneRankToFuseMoe) {
+  Opened opened = Open(MakeBlock({}), 1);
+  const PipelineReport report = RunAll(opened, {.extra = {"fuse-ranks"}});
+  EXPECT_EQ(EditsOf(report, "fuse-moe"), 1);
+  EXPECT_EQ(EditsOf(report, "fuse-ranks"), 0);
+}
+
 TEST(PruneExpertsTest, DropsTheExpertsAndNothingElse) {
   Opened opened = Open(MakeBlock({}));
   RunAll(opened);

@@ -76,8 +76,9 @@ TwoTensors CombineBackward(const at::Tensor& grad, const OptionalTensor& rows, c
   const SendPlan plan = SendPlan::FromOrder(order);
   const Exchange exchange(Resolve(group, ep_size, layer), plan, received, layer);
   const at::Tensor numbers = Numbers(plan, weights);
-  const auto [arrivals, arrived] = exchange.AnnounceWith(Pack(numbers, plan, ep_size, numbers.scalar_type()), weights.has_value(),
-                                                         Pack(grad, plan, ep_size, PartType(rows_dtype, grad.scalar_type())));
+  const auto [choices, arrived] = exchange.AnnounceWith(Pack(numbers, plan, ep_size, numbers.scalar_type()), weights.has_value(),
+                                                        Pack(grad, plan, ep_size, PartType(rows_dtype, grad.scalar_type())));
+  const Arrivals arrivals = exchange.Arrive(choices);
   at::Tensor grad_rows = kernels.spread_rows(arrived, arrivals.factors, arrivals.places, num_rows, rows_dtype);
   if (!wants_weights) return {grad_rows, grad.new_empty({0})};
   const at::Tensor dots = kernels.dot_rows(arrived, *rows, arrivals.places);

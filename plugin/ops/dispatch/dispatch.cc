@@ -3,7 +3,6 @@
 #include "plugin/ops/dispatch/dispatch.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -32,33 +31,13 @@ void CheckDispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTen
   CheckPerChoice(scale, ids, "scale", layer);
 }
 
-// What ranks must agree on before rows travel.
-std::string Signature(const at::Tensor& x, int64_t num_experts, const std::string& layer) {
-  return c10::str(layer, ", hidden size ", x.size(1), ", ", x.scalar_type(), ", ", num_experts, " experts");
-}
-
 DispatchOut DispatchToRanks(const Kernels& kernels, const at::Tensor& x, const PairOrder& pairs, const OptionalTensor& scale,
-                            const comm::CommunicatorPtr& communicator, const std::optional<std::string>& failure,
-                            const std::string& layer) {
-  const int64_t num_experts = pairs.by_slot.size(0);
-  const int64_t ranks = communicator->size();
-  // After a failure the pairs have no order, and the others must still be told.
-  const SendPlan plan =
-      failure ? SendPlan{{}, {}, at::zeros({ranks}, pairs.by_slot.options())} : PlanSend(kernels, pairs, ranks, layer);
-  CountExchange exchange_counts(*communicator, failure ? pairs.by_slot : pairs.counts, pairs.by_slot, plan.tokens,
-                                Signature(x, num_experts, layer), failure.has_value());
-  at::Tensor numbers, tokens, order;
-  if (!failure) {
-    numbers = Numbers(plan, scale);
-    numbers = Pack(numbers, plan, ranks, numbers.scalar_type());
-    tokens = Pack(x, plan, ranks, x.scalar_type());
-    order = plan.Order();
-  }
-  const Counts counts = exchange_counts.Finish(failure, layer);
-  const Exchange exchange(communicator, plan, counts.received, layer);
-  const auto [arrivals, arrived] = exchange.AnnounceWith(numbers, scale.has_value(), tokens);
-  const at::Tensor rows = kernels.spread_rows(arrived, arrivals.factors, arrivals.places, exchange.num_rows(), x.scalar_type());
-  return {rows, arrivals.ends, counts.counts, order, counts.received};
+                            const comm::CommunicatorPtr& communicator, const std::string& layer) {
+  const Sent sent = SendTokens(communicator, x, pairs, scale, Signature(x, pairs.by_slot.size(0), layer), layer);
+  const Arrivals arrivals = sent.exchange.Arrive(sent.choices);
+  const at::Tensor rows =
+      kernels.spread_rows(sent.tokens, arrivals.factors, arrivals.places, sent.exchange.num_rows(), x.scalar_type());
+  return {rows, arrivals.ends, sent.counts.counts, sent.plan.Order(), sent.counts.received};
 }
 
 DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale, const at::Tensor& placement,
@@ -67,17 +46,13 @@ DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalT
   if (Recorder::Active()) Recorder::Add({RecordedCall::Op::kDispatch, layer, ids.clone(), {}, ids.numel()});
   const Kernels& kernels = KernelsFor(x.device());
   CheckPlacement(placement, ep_size, layer);
-  const int64_t num_experts = placement.size(0);
   PairOrder pairs = kernels.order_pairs(ids.contiguous(), placement, ep_size, layer);
-  std::optional<std::string> failure;
-  if (pairs.bad_id)
-    failure = c10::str("ids holds ", *pairs.bad_id, ", and there are ", num_experts, " experts, 0 to ", num_experts - 1);
   if (ep_size == 1) {
-    AUTOEP_CHECK(!failure, layer, *failure);
+    AUTOEP_CHECK(!pairs.bad_id, layer, BadId(*pairs.bad_id, placement.size(0)));
     at::Tensor rows = kernels.spread_rows(x, scale, pairs.order, pairs.order.numel(), x.scalar_type());
     return {rows, pairs.ends, pairs.counts, pairs.order, pairs.by_slot.unsqueeze(0)};
   }
-  return DispatchToRanks(kernels, x, pairs, scale, Resolve(group, ep_size, layer), failure, layer);
+  return DispatchToRanks(kernels, x, pairs, scale, Resolve(group, ep_size, layer), layer);
 }
 
 // A token's gradient is the sum of its rows', each times its scale.

@@ -144,13 +144,17 @@ ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, co
     return grads;
   }
   const Gemms gemms(call);
+  const bool own_kernels = HopperRuns(call, call.rows.size(0));
+  const auto linear_backward = [&](const at::Tensor& of, const at::Tensor& weight) {
+    return own_kernels ? HopperAcross(of, weight, call.offsets) : gemms.LinearBackward(of, weight);
+  };
   if (needs[4]) grads.down_bias = BiasGrad(call, grad, *call.down_bias);
   if (needs[2]) grads.down = gemms.WeightGrad(grad, Activated(call, hidden, std::nullopt));
   if (!needs[0] && !needs[1] && !needs[3]) return grads;
-  const at::Tensor grad_hidden = ActivatedBackward(call, hidden, gemms.LinearBackward(grad, call.down));
+  const at::Tensor grad_hidden = ActivatedBackward(call, hidden, linear_backward(grad, call.down));
   if (needs[3]) grads.gate_up_bias = BiasGrad(call, grad_hidden, *call.gate_up_bias);
   if (needs[1]) grads.gate_up = gemms.WeightGrad(grad_hidden, call.rows);
-  if (needs[0]) grads.rows = gemms.LinearBackward(grad_hidden, call.gate_up);
+  if (needs[0]) grads.rows = linear_backward(grad_hidden, call.gate_up);
   return grads;
 }
 

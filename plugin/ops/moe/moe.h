@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// moe: dispatch, experts and combine of one rank as one op. Device kernels; the op is in moe.cc.
+// moe: dispatch, experts and combine as one op. Device kernels; the op is in moe.cc.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,20 +14,25 @@ namespace autoep::ops {
 
 // One call's operands, checked.
 struct MoeCall {
-  ExpertsCall experts;  // rows are the tokens x [T, H]; offsets are undefined
-  at::Tensor ids;       // [T, k] int64, contiguous
-  at::Tensor placement;
+  ExpertsCall experts;   // rows are the tokens x [T, H]; offsets are undefined
+  at::Tensor ids;        // [T, k] int64, contiguous
+  at::Tensor placement;  // [E, 1, 2]; below, of one rank, where an expert that it does not hold has the slot past its last
   std::optional<at::Tensor> weights;  // [T, k]
-  at::ScalarType dtype;               // of the result: the weights', the experts', or the wider of both
+  std::optional<at::Tensor> scale;    // [T, k], of the experts' input
+  at::ScalarType dtype;               // of the result
   std::string layer;
+  int64_t num_rows;  // choices of experts that are held
 };
 
-// What the gradient needs. Neither the gathered rows nor the experts' output are kept.
+// What the gradient needs.
 struct MoeSaved {
-  at::Tensor hidden;  // [T*k, 2I or I], before the activation
-  at::Tensor order;   // [T*k] int32: position of each pair
-  at::Tensor sorted;  // [T*k] int32: pair at each position
-  at::Tensor ends;    // [E] int32: end of each slot's positions
+  at::Tensor hidden;  // [num_rows, 2I or I], before the activation
+  at::Tensor order;   // [T, k] int64 or int32: position of each choice; num_rows and above: it has no row
+  at::Tensor ends;    // [S] int32: end of each slot's positions
+  // Of a device's own kernels, which keep neither the gathered rows nor the experts' output.
+  at::Tensor sorted;  // [T*k] int32: choice at each position
+  // Of the others.
+  at::Tensor out;  // [num_rows, H]: the experts' output
 };
 
 // Undefined where not wanted.
@@ -35,14 +40,16 @@ struct MoeGrads {
   at::Tensor x, weights, gate_up, down, gate_up_bias, down_bias;
 };
 
+// On one rank: by the device's own kernels where it has some for the call, else by those of dispatch, experts and combine.
+// Returns [T, H], and what the gradient needs if `saved` is given, which no call with a scale is.
+at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved);
+// grad [T, H], of x's dtype or a wider one. needs: in the order of MoeGrads; experts without rows get zeros.
+MoeGrads BackwardMoe(const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs);
+
 namespace cuda {
 // True where the device and the operands suit the two below.
 bool MoeRuns(const MoeCall& call);
-
-// Returns [T, H], and what the gradient needs if `saved` is given.
 at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved);
-
-// grad [T, H], of any dtype. needs: in the order of MoeGrads.
 MoeGrads BackwardMoe(const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs);
 }  // namespace cuda
 

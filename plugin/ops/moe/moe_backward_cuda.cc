@@ -5,6 +5,7 @@
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/searchsorted.h>
+#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -47,7 +48,8 @@ class Backward {
   void ActivatedGrad(const at::Tensor& rows, bool dots) {
     activated_ = HopperAcross(rows, call_.experts.down, saved_.ends);
     hidden_grad_ = at::empty(saved_.hidden.sizes(), saved_.hidden.options());
-    if (dots) dots_ = at::empty(call_.ids.sizes(), x_.options().dtype(at::kFloat));
+    // A choice without a row has no part in the sum.
+    if (dots) dots_ = at::zeros(call_.ids.sizes(), x_.options().dtype(at::kFloat));
     const ChoiceFactors factors{RowsOrNone(weights_), saved_.sorted.const_data_ptr<int32_t>(), activated_.data_ptr(),
                                 dots ? dots_.data_ptr() : nullptr};
     ActivateRowsBackward(ActivationOf(call_.experts), RowsOf(saved_.hidden), activated_.data_ptr(), activated_.size(0),
@@ -77,7 +79,7 @@ class Backward {
   }
 
   at::Tensor Spread(const at::Tensor& tokens) {
-    at::Tensor rows = at::empty({saved_.order.numel(), tokens.size(1)}, tokens.options());
+    at::Tensor rows = at::empty({call_.num_rows, tokens.size(1)}, tokens.options());
     SpreadRows(RowsOf(tokens), RowsOrNone({}), OrderOf(saved_.order, rows.size(0)), tokens.size(0), choices_, tokens.size(1),
                RowsOf(rows), stream_);
     C10_CUDA_KERNEL_LAUNCH_CHECK();

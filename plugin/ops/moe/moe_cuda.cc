@@ -24,7 +24,7 @@ bool Gathers(const MoeCall& call) {
 
 bool MoeRuns(const MoeCall& call) {
   const at::ScalarType type = call.experts.rows.scalar_type();
-  return call.ids.numel() > 0 && HopperRuns(call.experts, call.ids.numel()) && (call.dtype == type || call.dtype == at::kFloat);
+  return call.num_rows > 0 && HopperRuns(call.experts, call.num_rows) && (call.dtype == type || call.dtype == at::kFloat);
 }
 
 at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
@@ -33,29 +33,32 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   const at::TensorOptions ints = call.ids.options().dtype(at::kInt);
   const int64_t pairs = call.ids.numel();
   const bool gather = Gathers(call);
-  const at::Tensor order = at::empty({pairs}, ints);
-  const at::Tensor tokens = gather ? at::empty({pairs}, ints) : at::Tensor();
+  const at::Tensor order = at::empty(call.ids.sizes(), ints);
+  at::Tensor tokens = gather ? at::empty({pairs}, ints) : at::Tensor();
   const at::Tensor sorted = saved != nullptr ? at::empty({pairs}, ints) : at::Tensor();
   ExpertsCall experts = call.experts;
-  experts.offsets = at::empty({call.placement.size(0)}, ints);
+  const at::Tensor ends = at::empty({call.placement.size(0)}, ints);
+  experts.offsets = ends.narrow(0, 0, experts.gate_up.size(0));
   PairsOut out{};
   out.short_order = order.mutable_data_ptr<int32_t>();
   out.tokens = gather ? tokens.mutable_data_ptr<int32_t>() : nullptr;
   out.sorted = saved != nullptr ? sorted.mutable_data_ptr<int32_t>() : nullptr;
-  out.ends = experts.offsets.mutable_data_ptr<int32_t>();
+  out.ends = ends.mutable_data_ptr<int32_t>();
   LaunchOrder(call.ids, call.placement, 1, call.layer, out);
-  if (!gather) {
-    experts.rows = at::empty({pairs, x.size(1)}, x.options());
-    SpreadRows(RowsOf(x), RowsOrNone({}), OrderOf(order, pairs), x.size(0), call.ids.size(1), x.size(1), RowsOf(experts.rows),
-               c10::cuda::getCurrentCUDAStream());
+  if (gather) {
+    tokens = tokens.narrow(0, 0, call.num_rows);
+  } else {
+    experts.rows = at::empty({call.num_rows, x.size(1)}, x.options());
+    SpreadRows(RowsOf(x), RowsOrNone({}), OrderOf(order, call.num_rows), x.size(0), call.ids.size(1), x.size(1),
+               RowsOf(experts.rows), c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
   const ExpertsOut done = HopperForward(experts, gather ? &tokens : nullptr, saved != nullptr);
   experts.rows.reset();
-  if (saved != nullptr) *saved = {done.hidden, order, sorted, experts.offsets};
+  if (saved != nullptr) *saved = {done.hidden, order, experts.offsets, sorted, {}};
   const at::Tensor weights = call.weights ? call.weights->contiguous() : at::Tensor();
   at::Tensor sum = at::empty(x.sizes(), x.options().dtype(call.dtype));
-  SumRows(RowsOf(done.out), RowsOrNone(weights), OrderOf(order, pairs), x.size(0), call.ids.size(1), x.size(1), RowsOf(sum),
+  SumRows(RowsOf(done.out), RowsOrNone(weights), OrderOf(order, call.num_rows), x.size(0), call.ids.size(1), x.size(1), RowsOf(sum),
           c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return sum;

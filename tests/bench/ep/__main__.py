@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--step-shape", default="qwen3-30b")
     parser.add_argument("--tokens", type=_list, default=["128", "512", "2048", "8192"], help="of a rank")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--kernels", action="store_true", help="also profile the kernels of the cells with the most tokens")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no cell after this long")
     parser.add_argument("--kill-after", type=float, default=1e9, help="end the ranks after this many seconds")
     parser.add_argument("--json", type=Path, required=True)

@@ -59,7 +59,7 @@ def route(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fused_route(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """route by our op, as --router=fused puts it into a model."""
+    """route by our op."""
     end = ("max", 0.0, layer.shape.top_k, True, False, None, "sum", 0.0, 1.0, None, LAYER, ABI)
     return torch.ops.autoep.route(F.linear(x, layer.router), None, torch.float32, "softmax", 1, 1, *end)
 
@@ -69,8 +69,20 @@ def experts(layer: Layer, rows: torch.Tensor, offsets: torch.Tensor) -> torch.Te
     return torch.ops.autoep.experts(rows, offsets, layer.gate_up, layer.down, None, None, name, [], LAYER, ABI)
 
 
+def fused(layer: Layer) -> Callable:
+    """The op that `convert --moe=fused` puts into a model, with the router's."""
+    experts = (layer.gate_up, layer.down, None, None, layer.shape.activation, [])
+
+    def call(x):
+        weights, ids = fused_route(layer, x)
+        end = (x.dtype, layer.ranks, "", LAYER, ABI)
+        return torch.ops.autoep.moe.ranks(x, ids, weights, None, layer.placement, *experts, *end)
+
+    return call
+
+
 def ours(layer: Layer) -> Callable:
-    """The ops as a converted model has them, with the fused router."""
+    """The ops as a converted model has them, with the router's."""
     ops = torch.ops.autoep
     end = (layer.placement, layer.ranks, "", LAYER, ABI)
 
@@ -128,4 +140,4 @@ def torch_pipeline(layer: Layer) -> Callable:
     return call
 
 
-CONTENDERS: dict[str, Callable[[Layer], Callable]] = {"ours": ours, "torch": torch_pipeline}
+CONTENDERS: dict[str, Callable[[Layer], Callable]] = {"fused": fused, "ours": ours, "torch": torch_pipeline}

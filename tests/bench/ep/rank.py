@@ -65,7 +65,7 @@ class Run:
                 for tokens in self.options["tokens"]:
                     if not self.in_time(f"{mode} {name} {tokens}"):
                         continue
-                    profiled = self.cuda and tokens == max(self.options["tokens"])
+                    profiled = self.cuda and self.options["kernels"] and tokens == max(self.options["tokens"])
                     try:
                         cell = {"shape": name} | measure.cell(layer, tokens, mode, self.options["repeats"], self.rank, profiled)
                     except Exception as error:  # on every rank, or the others wait in vain and the process group's timeout ends them

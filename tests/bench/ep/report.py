@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+CONTENDERS = ("fused", "ours", "torch")
+
 
 def conditions(found: dict) -> str:
     return (
@@ -14,16 +16,16 @@ def conditions(found: dict) -> str:
     )
 
 
-def ratio(cell: dict) -> float:
-    return min(cell["us"]["torch"]) / min(cell["us"]["ours"])
+def ratio(cell: dict, name: str) -> float:
+    return min(cell["us"]["torch"]) / min(cell["us"][name])
 
 
 def cell(cell: dict) -> str:
     times = ", ".join(f"{name} {'/'.join(f'{us:.0f}' for us in values)} us" for name, values in cell["us"].items())
-    lines = [f"{cell['mode']} {cell['shape']} T={cell['tokens']}: {times}, torch/ours {ratio(cell):.2f}, apart {cell['apart']:.1e}"]
+    lines = [f"{cell['mode']} {cell['shape']} T={cell['tokens']}: {times}, torch/fused {ratio(cell, 'fused'):.2f}, torch/ours {ratio(cell, 'ours'):.2f}, apart {cell['apart']:.1e}"]
     if "phases_us" in cell:
         lines.append("  ours: " + ", ".join(f"{name} {us:.0f}" for name, us in cell["phases_us"].items()))
-        rows = [cell["traffic"][f"row_a_{name}"] for name in ("choice", "token")]
+        rows = [cell["traffic"][f"row_a_{name}"] for name in ("choice", "token", "token_without_own")]
         lines.append(
             "  exchange: "
             + "; ".join(f"{row['bytes_away'] / 1e6:.1f} MB away in {row['us']:.0f} us = {row['bytes_a_second'] / 1e9:.0f} GB/s" for row in rows)
@@ -43,10 +45,11 @@ def step(step: dict) -> str:
 
 def table(found: dict) -> str:
     """Markdown."""
-    lines = ["| mode | shape | tokens a rank | ours | torch | torch / ours |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| mode | shape | tokens a rank | fused | ours | torch | torch / fused | torch / ours |", "| --- " * 8 + "|"]
     for one in found["cells"]:
-        ours, other = (min(one["us"][name]) for name in ("ours", "torch"))
-        lines.append(f"| {one['mode']} | {one['shape']} | {one['tokens']} | {ours:.0f} us | {other:.0f} us | {ratio(one):.2f} |")
+        times = " | ".join(f"{min(one['us'][name]):.0f} us" for name in CONTENDERS)
+        ratios = " | ".join(f"{ratio(one, name):.2f}" for name in ("fused", "ours"))
+        lines.append(f"| {one['mode']} | {one['shape']} | {one['tokens']} | {times} | {ratios} |")
     return "\n".join(lines)
 
 
@@ -62,9 +65,9 @@ def picture(path: Path, target: Path) -> None:
     figure, axes = pyplot.subplots(max(len(modes), 1), 1, figsize=(12, 4 * max(len(modes), 1)), squeeze=False)
     for axis, mode in zip(axes[:, 0], modes):
         here = [one for one in found["cells"] if one["mode"] == mode]
-        for i, name in enumerate(("ours", "torch")):
-            axis.bar([x + 0.4 * i for x in range(len(here))], [min(one["us"][name]) for one in here], 0.4, label=name)
-        axis.set_xticks([x + 0.2 for x in range(len(here))], [f"{one['shape']}\nT={one['tokens']}" for one in here], fontsize=7)
+        for i, name in enumerate(CONTENDERS):
+            axis.bar([x + 0.27 * i for x in range(len(here))], [min(one["us"][name]) for one in here], 0.27, label=name)
+        axis.set_xticks([x + 0.27 for x in range(len(here))], [f"{one['shape']}\nT={one['tokens']}" for one in here], fontsize=7)
         axis.set_yscale("log")
         axis.set_ylabel("us")
         axis.set_title(f"{mode}: {found['ranks']} ranks on {found['card']}")

@@ -33,13 +33,10 @@ class Block(nn.Module):
         hidden = F.rms_norm(x, x.shape[-1:])
         weights, ids = torch.softmax(self.router(hidden), -1, dtype=torch.float32).topk(self.shape.top_k, -1)
         ops, name = torch.ops.autoep, self.shape.activation
+        operands = (hidden, ids, weights, None, self.placement, self.gate_up, self.down, None, None, name, [], x.dtype)
         if self.ranks == 1:
-            operands = (hidden, ids, weights, None, self.placement, self.gate_up, self.down, None, None)
-            return x + ops.moe(*operands, name, [], x.dtype, LAYER, ABI)
-        end = (self.placement, self.ranks, "", LAYER, ABI)
-        rows, offsets, counts, order, received = ops.dispatch(hidden, ids, None, *end)
-        done = ops.experts(rows, offsets, self.gate_up, self.down, None, None, name, [], LAYER, ABI)
-        return x + ops.combine(done, weights, order, counts, received, *end).to(x.dtype)
+            return x + ops.moe(*operands, LAYER, ABI)
+        return x + ops.moe.ranks(*operands, self.ranks, "", LAYER, ABI)
 
 
 class Model(nn.Module):

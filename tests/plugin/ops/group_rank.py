@@ -35,11 +35,13 @@ def _shards(rank: int, ranks: int, counts: tuple[int, ...] = (5, 0, 9, 1, 3, 0, 
     return tokens, experts, mine
 
 
-def _check(run, rank: int, ranks: int, **shards) -> None:
+def _check(run, rank: int, ranks: int, scaled: bool = True, **shards) -> None:
     """run(x, ids, weights, scale, *experts) on every rank equals the plain layer, with all gradients."""
     tokens, experts, mine = _shards(rank, ranks, **shards)
+    if not scaled:
+        tokens = [[*theirs[:3], None] for theirs in tokens]
     x, ids, weights, scale = tokens[rank]
-    inputs = [x, weights, scale]
+    inputs = [tensor for tensor in (x, weights, scale) if tensor is not None]
     out = run(x, ids, weights, scale, *mine)
     grads = torch.autograd.grad(out.square().sum(), [*inputs, *mine])
     plain = [moe.reference(*theirs, *experts, NAME) for theirs in tokens]
@@ -57,15 +59,22 @@ def _close(one: torch.Tensor, other: torch.Tensor) -> None:
     torch.testing.assert_close(one, other, **limits)
 
 
+def _check_both(rank: int, ranks: int, group: str = "", **shards) -> None:
+    """The three ops, and the one in their place, which with a scale is the three."""
+    _check(lambda *operands: moe.run(*operands, NAME, ranks, group), rank, ranks, **shards)
+    for scaled in (False, True):
+        _check(lambda *operands: moe.fused(*operands, NAME, ranks, group), rank, ranks, scaled, **shards)
+
+
 def equal(rank: int, ranks: int) -> None:
     """Without a name: the default group."""
-    _check(lambda *operands: moe.run(*operands, NAME, ranks), rank, ranks)
+    _check_both(rank, ranks)
 
 
 def uneven(rank: int, ranks: int) -> None:
     """Some ranks have many tokens, then others; again and again in one group."""
     for counts in ((1, 40, 3, 2, 17, 1, 1, 6), (33, 2, 0, 5, 1, 20, 4, 1), (0,) * 7 + (3,), (0, 3) * 4):
-        _check(lambda *operands: moe.run(*operands, NAME, ranks), rank, ranks, counts=counts)
+        _check_both(rank, ranks, counts=counts)
 
 
 def skewed(rank: int, ranks: int) -> None:
@@ -74,14 +83,46 @@ def skewed(rank: int, ranks: int) -> None:
         tokens, experts, mine = _shards(rank, ranks)
         x, ids, weights, scale = tokens[rank]
         ids = torch.tensor([expert, expert + 1], device=DEVICE).expand(len(x), 2).contiguous()
-        _close(moe.run(x, ids, weights, scale, *mine, NAME, ranks), moe.reference(x, ids, weights, scale, *experts, NAME))
+        for run, factor in ((moe.run, scale), (moe.fused, None)):
+            _close(run(x, ids, weights, factor, *mine, NAME, ranks), moe.reference(x, ids, weights, factor, *experts, NAME))
 
 
 def same_bits(rank: int, ranks: int) -> None:
     """The same answer every time."""
     tokens, _, mine = _shards(rank, ranks)
-    first, *others = (moe.run(*tokens[rank], *mine, NAME, ranks) for _ in range(4))
-    assert all(torch.equal(first, other) for other in others)
+    for run in (moe.run, moe.fused):
+        first, *others = (run(*tokens[rank][:3], None, *mine, NAME, ranks) for _ in range(4))
+        assert all(torch.equal(first, other) for other in others)
+
+
+def half(rank: int, ranks: int) -> None:
+    """bf16 of sizes that a GPU's own kernels take, against fp32 of the same values."""
+
+    def values(tensor):
+        return (tensor.bfloat16().float() if tensor.is_floating_point() else tensor).detach().to(DEVICE)
+
+    sizes = {"hidden": 64, "inner": 64, "experts": EXPERTS, "dtype": torch.float}
+    made = [[values(tensor) for tensor in moe.operands(tokens=40 + seed, seed=seed, **sizes)] for seed in range(ranks)]
+    tokens, experts = [theirs[:3] for theirs in made], made[0][4:]
+
+    def grads_of(run, x, weights, *weights_of_experts):
+        leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, weights, *weights_of_experts)]
+        out = run(*leaves)
+        return [out.detach(), *torch.autograd.grad(out.float().square().sum(), leaves)]
+
+    x, ids, weights = tokens[rank]
+    mine = [tensor.chunk(ranks)[rank] for tensor in experts]
+    halves = [x.bfloat16(), weights, *(tensor.bfloat16() for tensor in mine)]
+    found = grads_of(lambda x, weights, *mine: moe.fused(x, ids, weights, None, *mine, NAME, ranks), *halves)
+    plain = [
+        grads_of(lambda x, weights, *whole, ids=ids: moe.reference(x, ids, weights, None, *whole, NAME), x, weights, *experts)
+        for x, ids, weights in tokens
+    ]
+    # Of the experts' gradients each rank has its part of the ranks' sum.
+    expected = plain[rank][:3] + [sum(grads).chunk(ranks)[rank] for grads in zip(*(theirs[3:] for theirs in plain))]
+    for one, other in zip(found, expected, strict=True):
+        error = (one.float() - other).norm() / other.norm()
+        assert error < 1e-2, error
 
 
 def dead(rank: int, ranks: int) -> None:
@@ -100,8 +141,7 @@ def dead(rank: int, ranks: int) -> None:
 
 
 def named_group(rank: int, ranks: int) -> None:
-    group = dist.new_group(list(range(ranks))).group_name
-    _check(lambda *operands: moe.run(*operands, NAME, ranks, group), rank, ranks)
+    _check_both(rank, ranks, dist.new_group(list(range(ranks))).group_name)
 
 
 def compiled(rank: int, ranks: int) -> None:
@@ -113,6 +153,26 @@ def compiled(rank: int, ranks: int) -> None:
         return moe.run(*operands, NAME, ranks, "", table)
 
     _check(layer, rank, ranks)
+
+
+def compiled_moe(rank: int, ranks: int) -> None:
+    """Without gradients; with them it says what to do."""
+    table = moe.placement(EXPERTS, ranks).to(DEVICE)
+
+    @torch.compile(backend="aot_eager", fullgraph=True, dynamic=False)
+    def layer(*operands):
+        return moe.fused(*operands, NAME, ranks, "", table)
+
+    tokens, experts, mine = _shards(rank, ranks)
+    operands = [*tokens[rank][:3], None]
+    with torch.no_grad():
+        _close(layer(*operands, *mine), moe.reference(*operands, *experts, NAME))
+    try:
+        layer(*operands, *mine)
+    except Exception as error:
+        assert "convert with --moe=ops" in str(error), error
+    else:
+        raise AssertionError("not refused")
 
 
 def opcheck(rank: int, ranks: int) -> None:
@@ -138,6 +198,8 @@ def opcheck(rank: int, ranks: int) -> None:
     ]
     for name, operands in calls:
         torch.library.opcheck(getattr(OPS, name).default, operands)
+    experts = [tensor.detach() for tensor in mine]
+    torch.library.opcheck(OPS.moe.ranks, (px, ids, pweights, None, table, *experts, NAME, [], None, ranks, *end))
 
 
 def bad_ids(rank: int, ranks: int) -> None:

@@ -41,6 +41,14 @@ def run(x, ids, weights, scale, gate_up, down, gate_up_bias, down_bias, name, ra
     return ops.combine(out, weights, order, counts, received, table, ranks, group, LAYER, ABI)
 
 
+def fused(x, ids, weights, scale, gate_up, down, gate_up_bias, down_bias, name, ranks=1, group="", table=None):
+    """run, by the one op of several ranks."""
+    if table is None:
+        table = placement(gate_up.shape[0] * ranks, ranks).to(x.device)
+    experts = (gate_up, down, gate_up_bias, down_bias, name, activation_args(name))
+    return torch.ops.autoep.moe.ranks(x, ids, weights, scale, table, *experts, None, ranks, group, LAYER, ABI)
+
+
 def _activate(hidden: torch.Tensor, name: str) -> torch.Tensor:
     if name.endswith("swiglu"):
         alpha, limit = activation_args(name)

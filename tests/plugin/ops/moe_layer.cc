@@ -152,8 +152,27 @@ Tokens RandomTokens(const MoeLayer& layer, int64_t tokens, int64_t k, uint64_t s
   return made;
 }
 
+namespace {
+
+at::Tensor RunMoe(const MoeLayer& shard, const at::Tensor& placement, const Tokens& tokens, int64_t ranks, const std::string& group,
+                  const std::string& label) {
+  using T = const at::Tensor&;
+  using O = const OptionalTensor&;
+  using S = std::string;
+  static const auto moe = c10::Dispatcher::singleton()
+                              .findSchemaOrThrow("autoep::moe", "ranks")
+                              .typed<at::Tensor(T, T, O, O, T, T, T, O, O, S, at::ArrayRef<double>, std::optional<at::ScalarType>,
+                                                int64_t, S, S, int64_t)>();
+  return moe.call(tokens.x, tokens.ids, tokens.weights, tokens.scale, placement, shard.gate_up, shard.down, shard.gate_up_bias,
+                  shard.down_bias, shard.options.activation, shard.options.activation_args, std::nullopt, ranks, group, label,
+                  contract::kOpAbi);
+}
+
+}  // namespace
+
 at::Tensor RunOps(const MoeLayer& shard, const at::Tensor& placement, const Tokens& tokens, int64_t ranks, const std::string& group,
                   const std::string& label) {
+  if (shard.options.fused) return RunMoe(shard, placement, tokens, ranks, group, label);
   using T = const at::Tensor&;
   using O = const OptionalTensor&;
   using S = std::string;

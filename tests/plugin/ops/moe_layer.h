@@ -18,6 +18,7 @@ struct LayerOptions {
   std::vector<double> activation_args = {};
   bool biases = false;
   bool shuffled = false;  // a placement that is not linear
+  bool fused = false;     // run by the op moe
 };
 
 // All experts' weights; they require gradients.
@@ -50,7 +51,8 @@ Tokens RandomTokens(const MoeLayer& layer, int64_t tokens, int64_t k, uint64_t s
 // The same with given ids [T, k].
 Tokens TokensFor(const MoeLayer& layer, const at::Tensor& ids, uint64_t seed);
 
-// dispatch, experts, combine on this rank: [T, H]. Differentiable with respect to `shard`, this rank's experts of the layer.
+// dispatch, experts, combine, or moe in their place, on this rank: [T, H]. Differentiable with respect to `shard`, this rank's
+// experts of the layer.
 at::Tensor RunOps(const MoeLayer& shard, const at::Tensor& placement, const Tokens& tokens, int64_t ranks, const std::string& group,
                   const std::string& label = "model.layers.0.mlp#plan");
 MoeLayer Shard(const MoeLayer& layer, int64_t rank, int64_t ranks);

@@ -16,6 +16,17 @@ namespace {
 
 using comm::LocalGroup;
 
+// By dispatch, experts and combine, or by moe.
+class Ranks : public ::testing::TestWithParam<bool> {
+ protected:
+  static MoeLayer RandomLayer(LayerOptions options) {
+    options.fused = GetParam();
+    return testing::RandomLayer(options);
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(, Ranks, ::testing::Bool(), [](const auto& info) { return info.param ? "Moe" : "ThreeOps"; });
+
 // Every rank's output and input gradients, and the experts' gradients, which sum over all ranks' tokens.
 void CheckRanks(const MoeLayer& layer, const std::vector<Tokens>& tokens) {
   const auto ranks = static_cast<int64_t>(tokens.size());
@@ -41,7 +52,7 @@ std::vector<Tokens> EachItsOwn(const MoeLayer& layer, int64_t ranks, int64_t k, 
   return tokens;
 }
 
-TEST(Ranks, EveryRankCountAndDtype) {
+TEST_P(Ranks, EveryRankCountAndDtype) {
   for (const int64_t ranks : {1, 2, 4, 8}) {
     for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16}) {
       for (const bool shuffled : {false, true}) {
@@ -53,7 +64,7 @@ TEST(Ranks, EveryRankCountAndDtype) {
   }
 }
 
-TEST(Ranks, ScaledOnTheWayOut) {
+TEST_P(Ranks, ScaledOnTheWayOut) {
   for (const int64_t ranks : {2, 4}) {
     const MoeLayer layer = RandomLayer({.shuffled = true});
     std::vector<Tokens> tokens = EachItsOwn(layer, ranks, 2, /*scaled=*/true);
@@ -63,7 +74,7 @@ TEST(Ranks, ScaledOnTheWayOut) {
   }
 }
 
-TEST(Ranks, EdgeRouting) {
+TEST_P(Ranks, EdgeRouting) {
   for (const int64_t ranks : {2, 4, 8}) {
     SCOPED_TRACE(ranks);
     const MoeLayer layer = RandomLayer({});
@@ -81,7 +92,7 @@ TEST(Ranks, EdgeRouting) {
 }
 
 // Expert i returns the constant i: what comes back names the expert that made it.
-TEST(Ranks, MarkersComeBackFromTheirExperts) {
+TEST_P(Ranks, MarkersComeBackFromTheirExperts) {
   for (const int64_t ranks : {1, 2, 4, 8}) {
     for (const bool shuffled : {false, true}) {
       MoeLayer layer = RandomLayer({.type = at::kFloat, .biases = true, .shuffled = shuffled});
@@ -101,7 +112,7 @@ TEST(Ranks, MarkersComeBackFromTheirExperts) {
   }
 }
 
-TEST(Ranks, ExpertsSeeExactlyTheRowsRoutedToThem) {
+TEST_P(Ranks, ExpertsSeeExactlyTheRowsRoutedToThem) {
   constexpr int64_t kRanks = 4;
   const MoeLayer layer = RandomLayer({.shuffled = true});
   const std::vector<Tokens> tokens = EachItsOwn(layer, kRanks, 3);
@@ -118,7 +129,7 @@ TEST(Ranks, ExpertsSeeExactlyTheRowsRoutedToThem) {
   EXPECT_TRUE(status.ok()) << status.message();
 }
 
-TEST(Ranks, TheSameBitsEveryTime) {
+TEST_P(Ranks, TheSameBitsEveryTime) {
   constexpr int64_t kRanks = 4;
   const MoeLayer layer = RandomLayer({.hidden = 32, .inner = 24, .type = at::kFloat});
   const std::vector<Tokens> tokens = EachItsOwn(layer, kRanks, 3);
@@ -163,7 +174,7 @@ double ErrorOf(const MoeLayer& layer, const std::vector<Tokens>& tokens, int64_t
 }
 
 // A rank's part of a token's sum travels as one bf16 row: that costs little beside what the experts' own rows lose.
-TEST(Ranks, PartsOfSumsLoseLittle) {
+TEST_P(Ranks, PartsOfSumsLoseLittle) {
   for (const int64_t k : {1, 2, 6}) {
     const MoeLayer layer = RandomLayer({.hidden = 128, .inner = 64, .type = at::kBFloat16});
     for (const int64_t ranks : {2, 4}) {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-CASES = ["equal uneven skewed named_group same_bits", "opcheck compiled"]
+CASES = ["equal uneven skewed named_group same_bits half", "opcheck compiled compiled_moe"]
 RUNS = [
     *(("gloo", 2, cases) for cases in CASES),
     ("gloo", 2, "bad_ids"),  # on a GPU the next call reports them: gpu_test.cc

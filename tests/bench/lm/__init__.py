@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole language model on a GPU, before and after."""
