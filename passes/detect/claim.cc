@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "passes/detect/consumed.h"
+#include "passes/detect/guards.h"
 #include "passes/detect/ir.h"
 #include "passes/detect/names.h"
 #include "passes/detect/proof.h"
@@ -55,7 +56,7 @@ bool KeepsRows(const Node* node) {
     default:
       static const std::set<c10::Symbol> others = {aten::view_as, aten::reshape_as, aten::type_as,
                                                    aten::gather,  aten::alias,      c10::Symbol::fromQualString("aten::expand_as")};
-      return others.contains(node->kind());
+      return others.contains(node->kind()) || GuardBound(node);
   }
 }
 
@@ -331,6 +332,10 @@ class CandidateProof {
     }
     match.weights_scale = experts[0]->scale;
     match.identity_experts = router_.num_experts - match.layer.num_experts;
+    for (const int step : claim.steps) {
+      const auto bound = GuardBound(flow_.NodeAt(step));
+      if (bound && *bound < router_.num_experts) return Refused("ids may not be cut off below the number of experts", flow_.NodeAt(step));
+    }
     if (match.weights_scale != 1.0) match.layer.router["expert_scale"] = fmt::format("{}", match.weights_scale);
     if (match.identity_experts > 0) match.layer.router["identity_experts"] = std::to_string(match.identity_experts);
     match.layer.consumed_modules = FindConsumedModules(*context_.self, context_.path, match.layer);
@@ -392,7 +397,7 @@ class CandidateProof {
   const Node* WriterAfterRead(const Value* given, const std::set<int>& steps) const {
     const GraphFlow::Root root = flow_.RootOf(given);
     const int writer = flow_.LastWriterBefore(root, candidate_.step + 1);
-    if (writer < 0 || writer <= flow_.StepOf(given)) return nullptr;
+    if (writer < 0 || writer <= flow_.StepOf(given) || GuardBound(flow_.NodeAt(writer))) return nullptr;
     for (const int step : steps) {
       for (const Value* read : StepReads(step, flow_, units_)) {
         if (flow_.RootOf(read) == root && step <= writer) return flow_.NodeAt(writer);

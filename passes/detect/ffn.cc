@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "passes/detect/activation.h"
+#include "passes/detect/guards.h"
 #include "passes/detect/ir.h"
 
 namespace autoep {
@@ -77,11 +78,29 @@ std::optional<Cut> MatchSlice(Value* value, int64_t width, int64_t dims) {
   return Cut{slice->input(0), {*begin, (*end - *begin + *step - 1) / *step, *step}, {slice}};
 }
 
+// Looks through no-ops and guards of ids.
+Value* StripGuards(Value* value, at::ScalarType dtype, std::vector<Node*>& passed) {
+  value = StripNoOps(value, dtype, &passed);
+  while (value->node()->kind() == aten::masked_fill && GuardBound(value->node())) {
+    passed.push_back(value->node());
+    value = StripNoOps(value->node()->input(0), dtype, &passed);
+  }
+  return value;
+}
+
+// Of stacked experts' ids: no guard of theirs may change one that is an expert's.
+bool GuardsHold(const ExpertFfn& ffn) {
+  return std::all_of(ffn.nodes.begin(), ffn.nodes.end(), [&](const Node* node) {
+    const auto bound = GuardBound(node);
+    return !bound || (ffn.form().stacked && *bound >= ffn.down.weight.tensor.size(0));
+  });
+}
+
 // `value` as a projection of a form, or as half of one.
 std::optional<Half> MatchHalf(Value* value, const ExpertForm& form, const WeightFinder& weights, int64_t intermediate,
                               at::ScalarType dtype, std::vector<Node*>& nodes) {
   std::vector<Node*> passed;
-  value = StripNoOps(value, dtype, &passed);
+  value = StripGuards(value, dtype, passed);
   if (auto whole = form.match(value, weights)) {
     if (whole->out() != intermediate) return std::nullopt;
     Append(nodes, passed);
@@ -98,7 +117,7 @@ std::optional<Half> MatchHalf(Value* value, const ExpertForm& form, const Weight
     if (!cut) cut = MatchSlice(value, width, dims);
     if (!cut) continue;
     std::vector<Node*> more;
-    auto whole = form.match(StripNoOps(cut->whole, dtype, &more), weights);
+    auto whole = form.match(StripGuards(cut->whole, dtype, more), weights);
     if (!whole || whole->out() != width || cut->rows.count != intermediate) continue;
     Append(nodes, passed);
     Append(nodes, cut->nodes);
@@ -156,6 +175,7 @@ std::optional<ExpertFfn> TryActivation(const Projection& down, const ActivationM
     if (std::find(unique.begin(), unique.end(), node) == unique.end()) unique.push_back(node);
   }
   ffn.nodes = std::move(unique);
+  if (!GuardsHold(ffn)) return std::nullopt;
   return ffn;
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "passes/detect/guards.h"
 #include "passes/detect/ir.h"
 
 namespace autoep {
@@ -83,13 +84,16 @@ bool IsDisturbed(const ExpertFfn& unit, const GraphFlow& flow) {
   const auto written = [&](const Value* value, bool while_running) {
     const GraphFlow::Root root = flow.RootOf(value);
     if (flow.Writers(root).empty()) return false;
+    const auto reads = [&](const Node* node) {
+      return std::any_of(node->inputs().begin(), node->inputs().end(), [&](const Value* input) { return flow.RootOf(input) == root; });
+    };
     for (const Value* alias : flow.Values(root)) {
       for (const auto& use : alias->uses()) {
         if (!Writes(use) || own(use.user)) continue;
         if (!while_running) return true;
         const bool between = use.user->isBefore(unit.output->node()) &&
                              std::any_of(unit.nodes.begin(), unit.nodes.end(),
-                                         [&](const Node* node) { return node->isBefore(use.user); });
+                                         [&](const Node* node) { return reads(node) && node->isBefore(use.user); });
         if (between) return true;
       }
     }
@@ -165,7 +169,7 @@ bool IsExplained(const Node* node, const ExpertUnits& units) {
   if (node->kind() == prim::Constant || node->kind() == prim::GetAttr) return IsExplainedSource(node);
   // Division by a value is not linear; with a rounding mode it is index arithmetic.
   if (node->kind() == aten::div) return node->inputs().size() == 3 && !IsNone(node->input(2));
-  if (!ExplainedKinds().contains(node->kind())) return false;
+  if (!ExplainedKinds().contains(node->kind())) return GuardBound(node).has_value();
   for (const Block* block : node->blocks()) {
     for (const Node* inner : block->nodes()) {
       if (!IsExplained(inner, units)) return false;

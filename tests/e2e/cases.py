@@ -22,6 +22,8 @@ WIDE = [
 NARROW = [
     "mixtral5_batched_lm_bf16",
     "mixtral5_batched_lm_fp32_frozen",
+    "mixtral5_grouped_guarded_lm",
+    "qwen3moe5_batched_guarded_lm",
     "mixtral5_grouped_block_logits",
     "qwen3moe5_batched_block_logits",
     "qwen3moe5_grouped_block_bf16",

@@ -107,6 +107,18 @@ BATCHED = _of(
     no_bias_after_down=(code(r"torch\.add_\(out0, bias0\)", "torch.sub(out0, bias0)"), "moves rows, compares, or combines linearly"),
 )
 
+# transformers' guards against ids past the last expert, here against the last one.
+GUARDED = _of(
+    "mixtral5_grouped_guarded_lm",
+    guard_of_an_expert=(code(r"torch\.ge\(expert_ids_g, 8\)", "torch.ge(expert_ids_g, 7)"), _UNKNOWN),
+    guard_of_rows=(code(r"torch\.ge\(expert_ids_g, 8\)", "torch.ge(perm, 8)"), _UNKNOWN),
+)
+GUARDED += _of(
+    "qwen3moe5_batched_guarded_lm",
+    last_expert_cut_off=(code(r"torch\.clamp\(expert_ids, 0, 7\)", "torch.clamp(expert_ids, 0, 6)"), _DIFFERS),
+    first_expert_cut_off=(code(r"torch\.clamp\(expert_ids, 0, 7\)", "torch.clamp(expert_ids, 1, 7)"), "moves rows, compares, or combines linearly"),
+)
+
 LOOP = _of(
     "olmoe-v4-eager-4x64-block",
     activation=(_ACTIVATION, _UNKNOWN),
@@ -156,4 +168,4 @@ CAPACITY = _of(
     one_expert_twice=(code(r"torch\.select\((_\d+), 2, 5\)", r"torch.select(\1, 2, 4)"), "the choices' weights must be one value"),
 )
 
-ALL = GROUPED + BATCHED + LOOP + FLAT_LOOP + SORTED_SLICES + DENSE_BMM + CAPACITY
+ALL = GROUPED + BATCHED + GUARDED + LOOP + FLAT_LOOP + SORTED_SLICES + DENSE_BMM + CAPACITY

@@ -21,6 +21,8 @@ def _add_transformers5(models: dict[str, Spec]) -> None:
                     summary = f"{family} of transformers 5, {experts}_mm, {scope}, {kind}"
                     models[name] = Spec(summary, build, 5)
                     models[f"{name}_frozen"] = Spec(f"{summary}, frozen", build, 5, freeze=True)
+            build = partial(transformers5.guarded_lm, family, f"{experts}_mm", torch.float32)
+            models[f"{family}5_{experts}_guarded_lm"] = Spec(f"{family} language model whose experts guard their ids", build, 5)
             build = partial(transformers5.block, family, f"{experts}_mm", torch.float32, with_logits=True)
             models[f"{family}5_{experts}_block_logits"] = Spec(f"{family} block returning its router logits", build, 5)
             build = partial(markers.block5, family, f"{experts}_mm")

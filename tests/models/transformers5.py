@@ -94,6 +94,15 @@ def lm(family: str, experts: str, dtype: torch.dtype, **changes) -> Built:
     return Built(Logits(causal_lm(family, experts, dtype, **changes)).eval(), token_ids)
 
 
+def guarded_lm(family: str, experts: str, dtype: torch.dtype) -> Built:
+    """With guards against ids past the last expert: a flag here, always there in transformers 5.4 to 5.19."""
+    model = causal_lm(family, experts, dtype)
+    for layer in model.model.layers:
+        assert layer.mlp.experts._is_expert_parallel is False
+        layer.mlp.experts._is_expert_parallel = True
+    return Built(Logits(model).eval(), token_ids)
+
+
 def block(family: str, experts: str, dtype: torch.dtype, with_logits: bool = False, **changes) -> Built:
     moe = causal_lm(family, experts, dtype, **changes).model.layers[1].mlp
     return Built(BlockWithLogits(moe).eval() if with_logits else moe, hidden_states(dtype))

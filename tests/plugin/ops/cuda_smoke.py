@@ -195,6 +195,30 @@ def moe_without_host_sync() -> None:
         assert torch.equal(captured, _moe(operands, table=table))
 
 
+def beyond_2_31_elements() -> None:
+    """More rows times columns than 32 bits count: the first, middle and last tokens come out as they do alone, and so do their
+    gradients."""
+    tokens, hidden, k = 140_000, 2048, 8
+    if torch.cuda.get_device_properties(0).total_memory < 70 * 2**30:
+        print("not run: it needs a GPU of 70 GiB")
+        return
+    assert tokens * k * hidden > 2**31
+    operands = _on("cuda", _operands(dtype=torch.bfloat16, tokens=8, k=k, experts=12, hidden=hidden, inner=64))
+    x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
+    ids = torch.rand(tokens, 12, device="cuda").topk(k).indices
+    weights = torch.rand(tokens, k, device="cuda")
+    some = torch.cat([torch.arange(begin, begin + 300, device="cuda") for begin in (0, tokens // 2, tokens - 300)])
+    for run in (_moe, lambda given: moe.run(*given, "silu_gated").to(torch.bfloat16)):
+        results = []
+        for chosen in (slice(None), some):
+            mine = [x[chosen].clone().requires_grad_(), ids[chosen], weights[chosen].clone().requires_grad_(), None, *operands[4:]]
+            out = run(mine)
+            results.append([out.detach(), *torch.autograd.grad(out.sum(), [mine[0], mine[2]])])
+            del out
+        for i, (one, other) in enumerate(zip(*results, strict=True)):
+            _close(one[some], other.cpu(), torch.bfloat16, "beyond 2^31", i)
+
+
 def route_is_torchs() -> None:
     """The chosen weights are those of torch's own ops, and so are the ids where no two scores are equal."""
     for experts, k, dtype, bias, options in (
@@ -242,6 +266,7 @@ CHECKS = [
     moe_forward_and_backward,
     moe_without_host_sync,
     route_is_torchs,
+    beyond_2_31_elements,
     opcheck,
 ]
 

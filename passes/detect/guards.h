@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guards against ids past the last expert, as transformers 5.4 to 5.19 put around its experts for an expert parallelism of its own:
+//   %ids = aten::clamp(%ids, 0, E-1), or in place
+//   %mask = aten::unsqueeze(aten::ge(%ids, E), -1);  %rows = aten::masked_fill(%rows, %mask, 0), or in place
+// A router of E experts chooses none of them, so they leave what they guard as it is.
+#pragma once
+
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <cstdint>
+#include <optional>
+
+namespace autoep {
+
+// C, where `node` changes nothing as long as every id that a router chose is below C; none, where it is no such guard.
+std::optional<int64_t> GuardBound(const torch::jit::Node* node);
+
+}  // namespace autoep
