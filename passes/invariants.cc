@@ -19,8 +19,7 @@ namespace {
 using torch::jit::GraphFunction;
 using torch::jit::Node;
 
-// Types and attributes that some graph reads or writes.
-using AttributeUses = std::set<std::pair<const c10::ClassType*, std::string>>;
+constexpr std::string_view kOwn = "autoep_";  // begins the names of attributes that the passes add
 
 std::string Text(const Node& node) {
   std::ostringstream out;
@@ -33,14 +32,13 @@ Status Broken(const GraphFunction& function, const Node& node, const std::string
   return Status(Code::kBug, fmt::format("{}: {}: {}", function.qualname().qualifiedName(), what, Text(node)));
 }
 
-Status CheckNode(const GraphFunction& function, const Node& node, AttributeUses& uses) {
+Status CheckNode(const GraphFunction& function, const Node& node) {
   const c10::Symbol kind = node.kind();
   if (kind == c10::prim::GetAttr || kind == c10::prim::SetAttr) {
     const auto type = node.input(0)->type()->cast<c10::ClassType>();
     const std::string& name = node.s(c10::attr::name);
     if (!type) return Status();
     if (!type->hasAttribute(name) && !type->hasConstant(name)) return Broken(function, node, "its type has no such attribute");
-    uses.emplace(type.get(), name);
   } else if (kind == c10::prim::CallMethod) {
     const auto type = node.input(0)->type()->cast<c10::ClassType>();
     if (type && !type->findMethod(node.s(c10::attr::name))) return Broken(function, node, "its type has no such method");
@@ -59,10 +57,10 @@ Status Lint(const GraphFunction& function) {
   return Status();
 }
 
-Status CheckNodes(const GraphFunction& function, AttributeUses& uses) {
+Status CheckNodes(const GraphFunction& function) {
   Status status;
   ForEachNode(function.graph()->block(), [&](Node* node) {
-    if (status.ok()) status = CheckNode(function, *node, uses);
+    if (status.ok()) status = CheckNode(function, *node);
   });
   return status;
 }
@@ -83,17 +81,17 @@ Status CheckObject(const c10::ivalue::Object& object) {
 }
 
 // A group's name goes unread where one op computes a layer on one rank; loaders set it all the same.
-bool IsUnusedGroup(const c10::ClassType* type, const std::string& name, const AttributeUses& uses) {
+bool IsUnusedGroup(const c10::ClassType* type, const std::string& name, const Fingerprint& now) {
   constexpr std::string_view kGroup = "group";
   if (!name.ends_with(kGroup)) return false;
-  return uses.count({type, name.substr(0, name.size() - kGroup.size()) + "placement"}) > 0;
+  return now.own_uses.contains({type, name.substr(0, name.size() - kGroup.size()) + "placement"});
 }
 
-Status CheckOrphans(const ObjectIndex& index, const AttributeUses& uses) {
+Status CheckOrphans(const ObjectIndex& index, const Fingerprint& now) {
   for (const c10::ClassTypePtr& type : index.types()) {
     for (size_t i = 0; i < type->numAttributes(); ++i) {
       const std::string& name = type->getAttributeName(i);
-      if (!name.starts_with("autoep_") || uses.count({type.get(), name}) > 0 || IsUnusedGroup(type.get(), name, uses)) continue;
+      if (!name.starts_with(kOwn) || now.own_uses.contains({type.get(), name}) || IsUnusedGroup(type.get(), name, now)) continue;
       return Status(Code::kBug, fmt::format("no graph reads {}.{}", type->name()->qualifiedName(), name));
     }
   }
@@ -102,17 +100,16 @@ Status CheckOrphans(const ObjectIndex& index, const AttributeUses& uses) {
 
 }  // namespace
 
-Status CheckInvariants(const torch::jit::Module& module, const Fingerprint* before, const Fingerprint* now) {
-  const ObjectIndex index(module);
-  AttributeUses uses;
-  for (GraphFunction* function : AllFunctions(index)) {
-    const bool same = before && now && before->functions.contains(function) && now->functions.contains(function) &&
-                      before->functions.at(function) == now->functions.at(function);
+Status CheckInvariants(const ObjectIndex& index, const Fingerprint& now, const Fingerprint* before) {
+  const bool same_types = before && before->types == now.types;
+  for (const GraphFunction* function : now.order) {
+    const bool same =
+        before && before->functions.contains(function) && before->functions.at(function) == now.functions.at(function);
     if (!same) AUTOEP_RETURN_IF_ERROR(Lint(*function));
-    AUTOEP_RETURN_IF_ERROR(CheckNodes(*function, uses));
+    if (!same || !same_types) AUTOEP_RETURN_IF_ERROR(CheckNodes(*function));
   }
   for (const torch::jit::ObjectPtr& object : index.objects()) AUTOEP_RETURN_IF_ERROR(CheckObject(*object));
-  return CheckOrphans(index, uses);
+  return CheckOrphans(index, now);
 }
 
 std::string Signatures(const torch::jit::Module& module, const std::set<const void*>& internal) {
@@ -163,23 +160,38 @@ void AddNode(const Node& node, Hash& hash) {
   AddAttributes(node, hash);
 }
 
+void AddOwnUse(const Node& node, Fingerprint& fingerprint) {
+  if ((node.kind() != c10::prim::GetAttr && node.kind() != c10::prim::SetAttr) || !node.s(c10::attr::name).starts_with(kOwn))
+    return;
+  if (const auto type = node.input(0)->type()->cast<c10::ClassType>())
+    fingerprint.own_uses.emplace(type.get(), node.s(c10::attr::name));
+}
+
 }  // namespace
 
-Fingerprint TakeFingerprint(const torch::jit::Module& module) {
-  const ObjectIndex index(module);
+Fingerprint TakeFingerprint(const ObjectIndex& index) {
   Fingerprint fingerprint;
   Hash types;
   for (const c10::ClassTypePtr& type : index.types()) {
     types.Add(type->name()->qualifiedName());
     types.Add(index.OfType(type.get()).size());
     for (size_t i = 0; i < type->numAttributes(); ++i) types.Add(type->getAttributeName(i));
+    for (const torch::jit::Function* method : type->methods()) types.Add(method->name());
   }
   fingerprint.types = types.value();
-  for (GraphFunction* function : AllFunctions(index)) {
-    Hash hash;
-    for (const torch::jit::Value* output : function->graph()->outputs()) hash.Add(output->unique());
-    ForEachNode(function->graph()->block(), [&](Node* node) { AddNode(*node, hash); });
-    fingerprint.functions[function] = hash.value();
+  std::unordered_map<const GraphFunction*, Hash> nodes;
+  const GraphFunction* last = nullptr;
+  Hash* hash = nullptr;
+  fingerprint.order = AllFunctions(index, [&](GraphFunction& function, Node* node) {
+    if (&function != last) hash = &nodes[&function];
+    last = &function;
+    AddNode(*node, *hash);
+    AddOwnUse(*node, fingerprint);
+  });
+  for (GraphFunction* function : fingerprint.order) {
+    Hash& whole = nodes[function];
+    for (const torch::jit::Value* output : function->graph()->outputs()) whole.Add(output->unique());
+    fingerprint.functions[function] = whole.value();
   }
   return fingerprint;
 }

@@ -10,26 +10,30 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
+#include "passes/model/modules.h"
 #include "plugin/io/status.h"
 
 namespace autoep {
 
-// Numbers for the types and for each function that can be reached. Equal numbers mean that nothing changed but types of values
-// and lists of constants.
+// Numbers for the types with their attributes and methods, and for each function that can be reached. Equal numbers mean that
+// nothing changed but types of values and lists of constants.
 struct Fingerprint {
   uint64_t types = 0;
   std::unordered_map<const torch::jit::GraphFunction*, uint64_t> functions;
+  std::vector<torch::jit::GraphFunction*> order;                     // the same functions, as they were met
+  std::set<std::pair<const c10::ClassType*, std::string>> own_uses;  // attributes named "autoep_..." that a graph reads or writes
   bool operator==(const Fingerprint&) const = default;
 };
-Fingerprint TakeFingerprint(const torch::jit::Module& module);
+Fingerprint TakeFingerprint(const ObjectIndex& index);
 
 // kBug, saying what is broken and where: lint of each graph, a schema for each node, an attribute for each GetAttr and SetAttr,
 // a method for each CallMethod, in every function that can be reached; for each object as many slots as its type has attributes,
-// each of the attribute's type; a reader for each attribute named "autoep_...", but the
-// group's name. Graphs are linted only where they differ between
-// `before` and `now`, if these are given.
-Status CheckInvariants(const torch::jit::Module& module, const Fingerprint* before = nullptr, const Fingerprint* now = nullptr);
+// each of the attribute's type; a reader for each attribute named "autoep_...", but the group's name. `now` is of the model as it
+// is; where `before` held, graphs are linted only if they changed, and their nodes checked only if they or the types did.
+Status CheckInvariants(const ObjectIndex& index, const Fingerprint& now, const Fingerprint* before = nullptr);
 
 // The signatures of the module's own methods except `internal` ones (c10::Function), to compare before and after.
 std::string Signatures(const torch::jit::Module& module, const std::set<const void*>& internal);

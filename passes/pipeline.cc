@@ -78,8 +78,8 @@ Result<Change> RunPass(const PassInfo& info, MoeModel& model, PassContext& conte
 }
 
 // `signatures` are those of the methods that only the outside calls, before the first pass.
-Status CheckAfter(const torch::jit::Module& module, const PassContext& context, const std::string& signatures, bool reported,
-                  const Fingerprint& before, const Fingerprint& now) {
+Status CheckAfter(const torch::jit::Module& module, const ObjectIndex& index, const PassContext& context,
+                  const std::string& signatures, bool reported, const Fingerprint& before, const Fingerprint& now) {
   const bool changed = !(before == now);
   if (reported != changed) {
     return Status(Code::kBug,
@@ -88,7 +88,7 @@ Status CheckAfter(const torch::jit::Module& module, const PassContext& context, 
   if (!changed) return Status();
   if (Signatures(module, context.called_functions) != signatures)
     return Status(Code::kBug, "the model's inputs or outputs changed");
-  return CheckInvariants(module, &before, &now);
+  return CheckInvariants(index, now, &before);
 }
 
 }  // namespace
@@ -134,11 +134,11 @@ Status CheckPassNames(const std::vector<std::string>& names) {
 Result<PipelineReport> RunPipeline(MoeModel& model, const Plan& plan, const PipelineOptions& options) {
   AUTOEP_ASSIGN_OR_RETURN(const std::vector<const PassInfo*> passes, ChoosePasses(options));
   PassContext context(plan, options);
-  for (torch::jit::GraphFunction* function : AllFunctions(ObjectIndex(model.module))) {
+  Fingerprint before = TakeFingerprint(ObjectIndex(model.module));
+  for (torch::jit::GraphFunction* function : before.order) {
     for (torch::jit::GraphFunction* callee : Callees(*function)) context.called_functions.insert(callee);
   }
   const std::string signatures = Signatures(model.module, context.called_functions);
-  Fingerprint before = TakeFingerprint(model.module);
   Dumper dumper(options.dump_ir);
   AUTOEP_RETURN_IF_ERROR(dumper.Dump("source", model.module));
   PipelineReport report;
@@ -146,10 +146,11 @@ Result<PipelineReport> RunPipeline(MoeModel& model, const Plan& plan, const Pipe
     const auto begin = Clock::now();
     AUTOEP_ASSIGN_OR_RETURN(Change change, RunPass(*info, model, context));
     const auto done = Clock::now();
-    Fingerprint after = TakeFingerprint(model.module);
+    const ObjectIndex index(model.module);
+    Fingerprint after = TakeFingerprint(index);
     AUTOEP_RETURN_IF_ERROR(dumper.Dump(info->name, model.module));
     AUTOEP_RETURN_IF_ERROR(
-        CheckAfter(model.module, context, signatures, !change.edits.empty(), before, after).At("after pass " + info->name));
+        CheckAfter(model.module, index, context, signatures, !change.edits.empty(), before, after).At("after pass " + info->name));
     before = std::move(after);
     report.passes.push_back({info->name, std::move(change.edits), Seconds(done - begin), Seconds(Clock::now() - done)});
     report.limits.insert(report.limits.end(), change.limits.begin(), change.limits.end());

@@ -69,14 +69,14 @@ class Rebuilder {
   }
 
  private:
+  static std::string Baked(const std::string& binding, const std::string& reason) {
+    return fmt::format("baked: {}, so the file itself is wrong for other inputs; it cannot be rebuilt: {}", binding, reason);
+  }
+
   ClaimResult Refused(const ServedExperts& served, const std::string& binding, const std::string& reason) {
     ClaimResult result;
     const Node* node = context_.units->units[served.members.front()].output->node();
-    result.refusal = Refuse(context_.path,
-                            fmt::format("baked: {}, so the file itself is wrong for other inputs; it cannot be "
-                                        "rebuilt: {}",
-                                        binding, reason),
-                            node);
+    result.refusal = Refuse(context_.path, Baked(binding, reason), node);
     return result;
   }
 
@@ -151,10 +151,7 @@ class Rebuilder {
     if (!first) return first;
     if (!first->match) {
       if (!first->refusal.predicate.starts_with("baked")) {
-        const Refusal reason = std::move(first->refusal);
-        first = Refused(served, binding, reason.predicate);
-        first->refusal.node = reason.node;
-        first->refusal.source = reason.source;
+        first->refusal.predicate = Baked(binding, first->refusal.predicate);
       }
       return first;
     }

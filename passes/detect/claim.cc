@@ -179,7 +179,7 @@ class CandidateProof {
     const auto steps = StepsFromRouter();
     if (!steps) return Refused("the experts' sum must depend on the tokens and the router alone", foreign_);
     try {
-      shapes_ = InferShapes(MakeStage(), flow_, *steps);
+      shapes_ = context_.proofs->InferShapes(MakeStage(), *steps);
     } catch (const std::exception& error) {
       return Refused("the block must run on made-up tokens: " + FirstLine(error));
     }
@@ -287,7 +287,7 @@ class CandidateProof {
       } else if (units_.units[claim.units[0]].stacked()) {
         experts.push_back(&units_.units[claim.units[0]]);
       } else {
-        unit_of_expert = FindUnitOfExpert(claim, flow_);
+        unit_of_expert = context_.proofs->FindUnitOfExpert(claim);
         // Experts that answer the token itself come last.
         size_t own = unit_of_expert.size();
         while (own > 0 && unit_of_expert[own - 1] == kIdentity) --own;
@@ -300,7 +300,7 @@ class CandidateProof {
         std::sort(sorted.begin(), sorted.end());
         if (sorted != claim.units) return Refused("each expert of the router must be answered by a feed-forward of its own");
       }
-      const std::string difference = CheckClaim(claim, flow_, unit_of_expert);
+      const std::string difference = context_.proofs->CheckClaim(claim, unit_of_expert);
       if (!difference.empty()) return Refused("evaluation: " + difference);
     } catch (const std::exception& error) {
       return Refused("dispatch and combine must work for every number of tokens and every choice of experts: " + FirstLine(error));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "passes/detect/match.h"
+#include "passes/detect/proof_memory.h"
 #include "passes/detect/scan.h"
 #include "passes/detect/served.h"
 
@@ -15,12 +16,13 @@ struct MatchContext {
   const GraphFlow* flow = nullptr;
   const WeightFinder* weights = nullptr;
   const ExpertUnits* units = nullptr;
+  const Proofs* proofs = nullptr;
 };
 
 // The proved block, or the reason why `candidate` is not its sum.
 struct ClaimResult {
   std::optional<BlockMatch> match;
-  Refusal refusal;
+  Miss refusal;
   bool proved = false;  // the sum is the experts'; the refusal says what else is wrong
   bool far = false;  // the value has not the tokens' shape: a later candidate may
 };
@@ -37,7 +39,7 @@ ClaimResult ProveCandidate(const MatchContext& context, const Router& router, co
 
 // Fills everything of the layer but path, class and family from the units in expert order. Fails with a refusal where the
 // experts' tensors differ in shape, dtype or requires_grad, or a stacked tensor is not used in its own order.
-std::optional<Refusal> FillLayer(const MatchContext& context, const Router& router, const std::vector<const ExpertFfn*>& experts,
-                                 MoeLayer& layer);
+std::optional<Miss> FillLayer(const MatchContext& context, const Router& router, const std::vector<const ExpertFfn*>& experts,
+                              MoeLayer& layer);
 
 }  // namespace autoep

@@ -9,8 +9,10 @@
 #include <set>
 #include <unordered_map>
 
+#include "passes/detect/ir.h"
 #include "passes/detect/match.h"
 #include "passes/detect/names.h"
+#include "passes/detect/proof_memory.h"
 #include "passes/detect/router.h"
 
 namespace autoep {
@@ -29,14 +31,14 @@ class Detector {
 
   Detection Detect(const Module& model) {
     Visited root = Visit(model, "");
-    std::move(root.unmet.begin(), root.unmet.end(), std::back_inserter(detection_.refusals));
+    std::transform(root.unmet.begin(), root.unmet.end(), std::back_inserter(detection_.refusals), Describe);
     return std::move(detection_);
   }
 
  private:
   struct Visited {
     int64_t choices = 0;         // of those reached from this module's forward, how many are settled
-    std::vector<Refusal> unmet;  // what the others lack, seen from the lowest module that has one
+    std::vector<Miss> unmet;     // what the others lack, seen from the lowest module that has one
   };
 
   // nodes that may choose experts and that running a function reaches; a callee counts at each call.
@@ -76,7 +78,7 @@ class Detector {
   bool MatchModule(const Module& module, const std::string& path, Visited& visited) {
     const auto graph = module.get_method("forward").graph()->copy();
     PrepareBlockGraph(graph);
-    MatchOutcome outcome = MatchBlocks(graph, module, path);
+    MatchOutcome outcome = MatchBlocks(graph, module, path, &memory_);
     if (outcome.matches.empty() && outcome.refusals.empty()) {
       if (visited.unmet.empty()) visited.unmet = std::move(outcome.unmet);
       return false;
@@ -86,7 +88,8 @@ class Detector {
     for (BlockMatch& match : outcome.matches) {
       if (!IsFoundBelow(match.layer)) Add(module, std::move(match.layer));
     }
-    for (Refusal& refusal : outcome.refusals) {
+    for (const Miss& miss : outcome.refusals) {
+      Refusal refusal = Describe(miss);
       if (!IsRefusedBelow(refusal)) detection_.refusals.push_back(std::move(refusal));
     }
     return true;
@@ -124,8 +127,8 @@ class Detector {
       return;
     }
     places_.insert(places.begin(), places.end());
-    if (auto refusal = NameLayer(module, options_, layer)) {
-      detection_.refusals.push_back(*std::move(refusal));
+    if (const auto miss = NameLayer(module, options_, layer)) {
+      detection_.refusals.push_back(Describe(*miss));
       return;
     }
     detection_.layers.push_back(std::move(layer));
@@ -133,6 +136,7 @@ class Detector {
 
   const DetectOptions& options_;
   std::unordered_map<GraphFunction*, int64_t> choices_;
+  ProofMemory memory_;
   std::set<const void*> places_;  // of the experts of all layers so far
   Detection detection_;
 };

@@ -7,6 +7,7 @@
 #include <torch/csrc/jit/frontend/source_range.h>
 
 #include <sstream>
+#include <tuple>
 #include <utility>
 
 #include "plugin/io/text.h"
@@ -106,9 +107,36 @@ std::string NodeText(const Node* node) {
   return Printable(text);
 }
 
-std::string SourceLine(const Node* node) {
+namespace {
+
+torch::jit::SourceRange OriginalRange(const Node* node) {
   torch::jit::SourceRange range = node->sourceRange();
-  if (auto original = range.findSourceRangeThatGenerated()) range = std::move(*original);
+  auto original = range.findSourceRangeThatGenerated();
+  return original ? *std::move(original) : range;
+}
+
+std::string LineAt(const torch::jit::SourceRange& range) {
+  if (!range.source()) return "";
+  const std::string line = range.source()->get_line(range.source()->lineno_for_offset(range.start())).str();
+  const size_t begin = line.find_first_not_of(" \t");
+  return begin == std::string::npos ? "" : Printable(line.substr(begin, line.find_last_not_of(" \t\r\n") + 1 - begin));
+}
+
+// What the tracer writes down in place of a source: "modeling_mixtral.py(128): forward", and who called it.
+bool IsCallStack(const torch::jit::SourceRange& range) {
+  const auto place = range.file_line_col();
+  return place && range.source()->text_str().str().starts_with(std::get<0>(*place) + "(");
+}
+
+}  // namespace
+
+std::string SourceText(const Node* node) {
+  const torch::jit::SourceRange original = OriginalRange(node);
+  return LineAt(IsCallStack(original) ? node->sourceRange() : original);
+}
+
+std::string SourceLine(const Node* node) {
+  const torch::jit::SourceRange range = OriginalRange(node);
   const auto place = range.file_line_col();
   if (!place) return "";
   const auto& [file, line, column] = *place;
@@ -116,13 +144,13 @@ std::string SourceLine(const Node* node) {
   return Printable(fmt::format("{}:{}", file.substr(file.find_last_of('/') + 1), line));
 }
 
-Refusal Refuse(const std::string& path, std::string predicate, const Node* node) {
-  Refusal refusal{path, std::move(predicate), "", ""};
-  if (node) {
-    refusal.node = NodeText(node);
-    refusal.source = SourceLine(node);
-  }
-  return refusal;
+Miss Refuse(const std::string& path, std::string predicate, const Node* node) {
+  return {path, std::move(predicate), node, node ? node->owningGraph()->shared_from_this() : nullptr};
+}
+
+Refusal Describe(const Miss& miss) {
+  if (!miss.node) return {miss.path, miss.predicate, "", "", ""};
+  return {miss.path, miss.predicate, NodeText(miss.node), SourceLine(miss.node), SourceText(miss.node)};
 }
 
 }  // namespace autoep

@@ -32,10 +32,13 @@ const torch::jit::Value* IndexTensor(const torch::jit::Value* value);
 // Adds the nodes passed to `passed`, if given.
 torch::jit::Value* StripNoOps(torch::jit::Value* value, at::ScalarType dtype, std::vector<torch::jit::Node*>* passed = nullptr);
 
-// The node's printed form, one line, and the line of the author's source that made it ("modeling_mixtral.py:128").
+// The node's printed form, one line; the line of the author's source that made it ("modeling_mixtral.py:128"), and its text:
+// a trace keeps none, there it is the line of the archive's code. "" where the file does not say.
 std::string NodeText(const torch::jit::Node* node);
 std::string SourceLine(const torch::jit::Node* node);
+std::string SourceText(const torch::jit::Node* node);
 
-Refusal Refuse(const std::string& path, std::string predicate, const torch::jit::Node* node = nullptr);
+Miss Refuse(const std::string& path, std::string predicate, const torch::jit::Node* node = nullptr);
+Refusal Describe(const Miss& miss);
 
 }  // namespace autoep

@@ -36,7 +36,7 @@ class LayerFiller {
     layer.activation_args = first.activation_args;
   }
 
-  std::optional<Refusal> Fill() {
+  std::optional<Miss> Fill() {
     for (const ExpertFfn* expert : experts_) {
       if (!SameShape(*expert)) return Fail("all experts must have the same shape, activation and biases", *expert);
     }
@@ -64,7 +64,7 @@ class LayerFiller {
   static const Half& GetGate(const ExpertFfn& expert) { return *expert.gate; }
   static const Half& GetUp(const ExpertFfn& expert) { return expert.up; }
 
-  std::optional<Refusal> Fail(std::string predicate, const ExpertFfn& expert) {
+  std::optional<Miss> Fail(std::string predicate, const ExpertFfn& expert) {
     return Refuse(context_.path, std::move(predicate), expert.output->node());
   }
 
@@ -222,13 +222,13 @@ class LayerFiller {
   const std::vector<const ExpertFfn*>& experts_;
   MoeLayer& layer_;
   const bool stacked_;
-  std::optional<Refusal> failure_;
+  std::optional<Miss> failure_;
 };
 
 }  // namespace
 
-std::optional<Refusal> FillLayer(const MatchContext& context, const Router& router, const std::vector<const ExpertFfn*>& experts,
-                                 MoeLayer& layer) {
+std::optional<Miss> FillLayer(const MatchContext& context, const Router& router, const std::vector<const ExpertFfn*>& experts,
+                              MoeLayer& layer) {
   return LayerFiller(context, router, experts, layer).Fill();
 }
 

@@ -25,7 +25,7 @@ namespace {
 // A block has a few values on its way that are no sum yet; a router without ids of its own meets them late.
 constexpr int kMostCandidates = 64, kFewCandidates = 8;
 
-Refusal DescribeMiss(const MatchContext& context, const Router& router, const ScanResult& scan) {
+Miss DescribeMiss(const MatchContext& context, const Router& router, const ScanResult& scan) {
   if (Node* hits = FindBakedHits(router, *context.flow)) {
     return Refuse(context.path,
                   "baked: the trace holds the experts that its example hit, so the file itself is wrong for other "
@@ -73,7 +73,7 @@ class OneThread {
 
 struct Attempt {
   std::optional<BlockMatch> match;
-  std::optional<Refusal> refusal;
+  std::optional<Miss> refusal;
   bool proved = false;  // the refusal is of a sum that is the experts'
   ScanResult scan;
 };
@@ -114,7 +114,7 @@ bool MatchBaked(const MatchContext& context, const std::vector<Router>& routers,
   for (const Router& router : routers) {
     if (!hits && router.ids) hits = FindBakedHits(router, *context.flow);
   }
-  std::optional<Refusal> refusal;
+  std::optional<Miss> refusal;
   for (const Router& router : routers) {
     auto rebuilt = RebuildBaked(context, router, hits);
     if (!rebuilt) continue;
@@ -170,7 +170,8 @@ void MatchGate(const MatchContext& context, const std::vector<Router>& routers, 
 
 }  // namespace
 
-MatchOutcome MatchBlocks(const std::shared_ptr<Graph>& graph, const torch::jit::Module& self, const std::string& path) {
+MatchOutcome MatchBlocks(const std::shared_ptr<Graph>& graph, const torch::jit::Module& self, const std::string& path,
+                         ProofMemory* memory) {
   MatchOutcome outcome;
   const auto nodes = graph->nodes();
   if (std::none_of(nodes.begin(), nodes.end(), [](const Node* node) { return MayChoose(node); })) return outcome;
@@ -180,7 +181,8 @@ MatchOutcome MatchBlocks(const std::shared_ptr<Graph>& graph, const torch::jit::
   if (gates.empty()) return outcome;
   const OneThread one_thread;
   const ExpertUnits units = FindUnits(*graph, flow, weights);
-  const MatchContext context{graph.get(), &self, path, &flow, &weights, &units};
+  const Proofs proofs(*graph, self, flow, memory);
+  const MatchContext context{graph.get(), &self, path, &flow, &weights, &units, &proofs};
   for (const std::vector<Router>& routers : gates) MatchGate(context, routers, outcome);
   return outcome;
 }

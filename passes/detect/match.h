@@ -47,15 +47,19 @@ struct BlockMatch {
 
 struct MatchOutcome {
   std::vector<BlockMatch> matches;
-  std::vector<Refusal> refusals;
-  std::vector<Refusal> unmet;  // a router whose choice meets no experts in this graph: a caller's graph may hold them
+  std::vector<Miss> refusals;
+  std::vector<Miss> unmet;  // a router whose choice meets no experts in this graph: a caller's graph may hold them
 };
 
 // Inlines every callee by its raw graph, in place, then normalises in place: tuples lowered, constant prim::If folded,
 // dead code removed to a fixpoint. The same on a copy and on the real graph. `graph` is `forward` of `self`, or a copy.
 void PrepareBlockGraph(const std::shared_ptr<torch::jit::Graph>& graph);
 
-// Finds the MoE blocks of a prepared graph; reads no tensor values. `path` is the module path of `self`, for messages.
-MatchOutcome MatchBlocks(const std::shared_ptr<torch::jit::Graph>& graph, const torch::jit::Module& self, const std::string& path);
+class ProofMemory;
+
+// Finds the MoE blocks of a prepared graph; reads no tensor values. `path` is the module path of `self`, for messages. With a
+// memory, what was proved of an equal graph need not be proved again.
+MatchOutcome MatchBlocks(const std::shared_ptr<torch::jit::Graph>& graph, const torch::jit::Module& self, const std::string& path,
+                         ProofMemory* memory = nullptr);
 
 }  // namespace autoep

@@ -6,10 +6,16 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "plugin/contract/manifest.h"
+
+namespace torch::jit {
+struct Graph;
+struct Node;
+}  // namespace torch::jit
 
 namespace autoep {
 
@@ -50,6 +56,15 @@ struct Refusal {
   std::string predicate;  // the condition that failed, in words
   std::string node;       // the node's printed form, "" if none
   std::string source;     // "modeling_mixtral.py:128" or "code/__torch__/...:12", "" if unknown
+  std::string line;       // its text; of a trace, which keeps none, the archive's code
+};
+
+// What becomes a Refusal if nothing better is found: a node's text and source are asked for only then.
+struct Miss {
+  std::string path;
+  std::string predicate;
+  const torch::jit::Node* node = nullptr;
+  std::shared_ptr<const torch::jit::Graph> graph;  // keeps the node
 };
 
 struct Detection {

@@ -62,7 +62,7 @@ std::vector<std::string> FindConsumedModules(const Module& self, const std::stri
   return found;
 }
 
-std::optional<Refusal> NameLayer(const Module& self, const DetectOptions& options, MoeLayer& layer) {
+std::optional<Miss> NameLayer(const Module& self, const DetectOptions& options, MoeLayer& layer) {
   const BlockNames names = NamesOf(self);
   layer.class_name = BareClassName(names.class_name);
   std::optional<FamilyMatch> family = PresetRegistry::Builtin().MatchFamily(names);

@@ -71,7 +71,7 @@ std::set<GraphFunction*> Callees(GraphFunction& function) {
   return callees;
 }
 
-std::vector<GraphFunction*> AllFunctions(const ObjectIndex& index) {
+std::vector<GraphFunction*> AllFunctions(const ObjectIndex& index, const SeeNode& see) {
   std::vector<GraphFunction*> functions;
   std::set<GraphFunction*> seen;
   const auto add = [&](GraphFunction* function) {
@@ -83,7 +83,11 @@ std::vector<GraphFunction*> AllFunctions(const ObjectIndex& index) {
     }
   }
   for (size_t i = 0; i < functions.size(); ++i) {
-    for (GraphFunction* callee : Callees(*functions[i])) add(callee);
+    GraphFunction& function = *functions[i];
+    ForEachNode(function.graph()->block(), [&](Node* node) {
+      if (see) see(function, node);
+      if (GraphFunction* callee = CalleeOf(node)) add(callee);
+    });
   }
   return functions;
 }

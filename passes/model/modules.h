@@ -36,8 +36,10 @@ class ObjectIndex {
   std::unordered_map<const c10::ClassType*, std::vector<torch::jit::ObjectPtr>> by_type_;
 };
 
-// All graph functions that can be reached: the methods of every type, and what they call.
-std::vector<torch::jit::GraphFunction*> AllFunctions(const ObjectIndex& index);
+// All graph functions that can be reached: the methods of every type, and what they call. `see` is shown every node on the way,
+// function by function, those of nested blocks included.
+using SeeNode = std::function<void(torch::jit::GraphFunction&, torch::jit::Node*)>;
+std::vector<torch::jit::GraphFunction*> AllFunctions(const ObjectIndex& index, const SeeNode& see = nullptr);
 
 // Calls `visit` for every node, those of nested blocks included. `visit` may not remove nodes.
 void ForEachNode(torch::jit::Block* block, const std::function<void(torch::jit::Node*)>& visit);

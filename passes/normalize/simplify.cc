@@ -70,6 +70,8 @@ void FoldConstantIfs(Block* block) {
 }
 
 void RemoveDeadCode(const std::shared_ptr<torch::jit::Graph>& graph) {
+  // What is dead without a look at aliases, so that these, which take most of the time, are mostly analysed once.
+  torch::jit::EliminateDeadCode(graph->block());
   int64_t before = 0;
   do {
     before = CountNodes(graph->block());

@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 
+#include "passes/detect/proof_memory.h"
 #include "passes/model/modules.h"
 #include "passes/rewrite/unshare.h"
 #include "plugin/io/text.h"
@@ -86,8 +87,8 @@ Status NotAsDetected(const std::string& path) {
 }
 
 // Adds the matches of one object to those of the objects before it.
-Status MatchObject(const std::string& path, const std::vector<MoeLayer>& layers, BlockGraph& block) {
-  std::vector<BlockMatch> matches = MatchBlocks(block.graph, block.objects.back(), path).matches;
+Status MatchObject(const std::string& path, const std::vector<MoeLayer>& layers, ProofMemory& memory, BlockGraph& block) {
+  std::vector<BlockMatch> matches = MatchBlocks(block.graph, block.objects.back(), path, &memory).matches;
   const bool first = block.objects.size() == 1;
   size_t next = 0;
   size_t wanted = 0;
@@ -111,6 +112,7 @@ Result<std::vector<BlockGraph>> PrepareBlocks(torch::jit::Module& root, const st
   const auto facts = FactsByPath(layers);
   TellApart(root, facts);
   std::vector<BlockGraph> blocks;
+  ProofMemory memory;
   for (const std::vector<std::string>& paths : GroupByType(root, facts)) {
     BlockGraph block;
     for (const std::string& path : paths) {
@@ -119,7 +121,7 @@ Result<std::vector<BlockGraph>> PrepareBlocks(torch::jit::Module& root, const st
         block.graph = torch::jit::toGraphFunction(block.objects[0].get_method("forward").function()).graph();
         PrepareBlockGraph(block.graph);
       }
-      AUTOEP_RETURN_IF_ERROR(MatchObject(path, layers, block));
+      AUTOEP_RETURN_IF_ERROR(MatchObject(path, layers, memory, block));
     }
     blocks.push_back(std::move(block));
   }

@@ -8,6 +8,8 @@
 
 #include <vector>
 
+#include "passes/detect/ir.h"
+
 namespace autoep::testing {
 namespace {
 
@@ -127,13 +129,13 @@ void ExpectNearMiss(const NearMiss& miss) {
   ASSERT_EQ(Match(MakeBlock(miss.source)).outcome.matches.size(), 1u) << "the block itself must match";
   const Matched matched = Match(MakeBlock(Replace(miss.source, miss.from, miss.to)));
   EXPECT_TRUE(matched.outcome.matches.empty());
-  std::vector<Refusal> reasons = matched.outcome.refusals;
+  std::vector<Miss> reasons = matched.outcome.refusals;
   reasons.insert(reasons.end(), matched.outcome.unmet.begin(), matched.outcome.unmet.end());
   ASSERT_EQ(reasons.size(), miss.predicate.empty() ? 0u : 1u);
   if (reasons.empty()) return;
   EXPECT_THAT(reasons[0].predicate, ::testing::HasSubstr(miss.predicate));
   EXPECT_EQ(reasons[0].path, "block");
-  EXPECT_FALSE(reasons[0].node.empty());
+  EXPECT_FALSE(Describe(reasons[0]).node.empty());
 }
 
 }  // namespace autoep::testing

@@ -4,13 +4,14 @@
 
 #include <algorithm>
 
+#include "passes/detect/ir.h"
 #include "tests/passes/detect/blocks.h"
 
 namespace autoep::testing {
 namespace {
 
 const BlockMatch* Only(const Matched& matched) {
-  for (const Refusal& refusal : matched.outcome.refusals) ADD_FAILURE() << refusal.predicate << " at " << refusal.node;
+  for (const Miss& miss : matched.outcome.refusals) ADD_FAILURE() << Describe(miss).predicate << " at " << Describe(miss).node;
   EXPECT_EQ(matched.outcome.matches.size(), 1u);
   return matched.outcome.matches.size() == 1 ? &matched.outcome.matches[0] : nullptr;
 }
