@@ -6,12 +6,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <utility>
 
 #include "passes/detect/ir.h"
-#include "passes/detect/served.h"
-#include "passes/detect/siblings.h"
 
 namespace autoep {
 
@@ -22,30 +21,40 @@ namespace prim = c10::prim;
 
 namespace {
 
-// How the graph is bound to the trace's example, or "" where nothing says that it is.
-std::string DescribeBinding(const ServedExperts& served, bool hits) {
+// How the graph is bound to the trace's example, or "" where nothing says that it is. `identity` of the experts that it holds
+// have no weights.
+std::string DescribeBinding(const ServedExperts& served, bool hits, size_t identity) {
   if (!served.rows.empty()) return "the graph holds the number of rows that each expert got in the trace's example as constants";
   const bool numbered = !served.experts.empty();
   if (numbered && static_cast<int64_t>(served.experts.size()) < served.total) {
-    return fmt::format("the graph holds {} of the router's {} experts, those that the trace's example chose", served.count,
-                       served.total);
+    return fmt::format("the graph holds {} of the router's {} experts, those that the trace's example chose",
+                       served.count + identity, served.total);
   }
   if (!hits) return "";
   return fmt::format("the graph works only on inputs that choose {} experts between them, as the trace's example did",
                      served.count == served.total ? fmt::format("all {}", served.total) : fmt::format("exactly {}", served.count));
 }
 
-std::string DescribeAssumption(const ServedExperts& served) {
-  if (served.unit_of_expert.empty() || served.pattern.empty()) return "";
-  std::vector<int64_t> missing;
-  for (int64_t e = 0; e < served.total; ++e) {
+std::string DescribeAssumption(const ServedExperts& served, const AllExperts& all, const std::vector<int64_t>& shown_identity) {
+  if (served.unit_of_expert.empty()) return "";
+  std::vector<int64_t> missing, identity;
+  for (int64_t e = 0; e < static_cast<int64_t>(all.experts.size()); ++e) {
     if (served.unit_of_expert[e] < 0) missing.push_back(e);
   }
-  if (missing.empty()) return "";
-  return fmt::format(
-      "; assumed: experts {} of {}, which the graph does not hold, compute as the others do: their modules have the "
-      "same classes, names, shapes and dtypes",
-      fmt::join(missing, ", "), served.pattern.substr(0, served.pattern.find('#')));
+  std::set_difference(all.identity.begin(), all.identity.end(), shown_identity.begin(), shown_identity.end(),
+                      std::back_inserter(identity));
+  std::string text;
+  if (!missing.empty() && !served.pattern.empty()) {
+    text += fmt::format(
+        "; assumed: experts {} of {}, which the graph does not hold, compute as the others do: their modules have the "
+        "same classes, names, shapes and dtypes",
+        fmt::join(missing, ", "), served.pattern.substr(0, served.pattern.find('#')));
+  }
+  if (!identity.empty()) {
+    text += fmt::format("; assumed: experts {}, which the graph does not hold, answer the token itself: torch's Identity stands {}",
+                        fmt::join(identity, ", "), served.pattern.empty() ? "beside weights that have none for them" : "for them");
+  }
+  return text;
 }
 
 class Rebuilder {
@@ -58,7 +67,7 @@ class Rebuilder {
       if (auto frozen = FindFrozenLoop()) loops.push_back(*std::move(frozen));
     }
     for (const ServedExperts& served : loops) {
-      const std::string binding = DescribeBinding(served, hits_ != nullptr);
+      const std::string binding = DescribeBinding(served, hits_ != nullptr, 0);
       if (binding.empty() || HoldsMissing(served)) continue;
       if (auto result = RebuildLoop(served, binding)) {
         if (result->match) return result;
@@ -142,9 +151,9 @@ class Rebuilder {
           return true;
         }
       }
-      const Rebuilding rebuilding{&served, &all.experts};
+      const Rebuilding rebuilding{&served, &all};
       ClaimResult result = ProveCandidate(context_, router_, candidate, &rebuilding);
-      if (result.match || !first) first = std::move(result);
+      if (result.match || !first || first->far) first = std::move(result);
       return first->match.has_value() || ++candidates_ >= kMostCandidates;
     };
     ScanForSum(router_, *context_.flow, *context_.units, static_cast<int64_t>(served.members.size()), take);
@@ -156,11 +165,12 @@ class Rebuilder {
       return first;
     }
     MoeLayer& layer = first->match->layer;
-    layer.rebuilt = fmt::format("baked: {}, so the file itself is wrong for other inputs", binding);
+    layer.rebuilt = fmt::format("baked: {}, so the file itself is wrong for other inputs",
+                                DescribeBinding(served, hits_ != nullptr, first->shown_identity.size()));
     layer.notes.push_back(
         fmt::format("{}; rebuilt from the weights of all {} experts, so the converted model is right where the "
                     "file is not{}",
-                    layer.rebuilt, served.total, DescribeAssumption(served)));
+                    layer.rebuilt, served.total - all.identity.size(), DescribeAssumption(served, all, first->shown_identity)));
     return first;
   }
 

@@ -277,13 +277,51 @@ class CandidateProof {
     return *std::move(first);
   }
 
-  ClaimResult CheckWeights(const Claim& claim, const std::map<std::string, std::string>& facts) {
+  // A baked loop, with those of the experts that answer the token itself that it holds: told by what it answers for them.
+  ServedExperts WithIdentity(const Claim& claim) {
+    ServedExperts served = *rebuilding_->served;
+    shown_identity_.clear();
+    if (rebuilding_->all->identity.empty()) return served;
+    const std::vector<int> answers = context_.proofs->FindUnitOfExpert(claim);
+    for (const int64_t e : rebuilding_->all->identity) {
+      TORCH_CHECK(answers[e] == kIdentity || answers[e] == kNoUnit, "expert ", e, " must answer the token itself");
+      if (answers[e] == kIdentity) shown_identity_.push_back(e);
+    }
+    for (const int64_t e : shown_identity_) served.unit_of_expert[e] = kIdentity;
+    served.experts.insert(served.experts.end(), shown_identity_.begin(), shown_identity_.end());
+    return served;
+  }
+
+  // A step behind the sum that reads what the router chose, other than as the sum: an expert that answers the token itself may
+  // stand there.
+  const Node* ReaderOfChoiceBehind() const {
+    const Value* ids = router_.ids ? router_.ids : router_.choice->outputs().back();
+    const GraphFlow::Root sum = flow_.RootOf(candidate_.value);
+    std::set<GraphFlow::Root> chosen = {flow_.RootOf(ids)};
+    for (int step = flow_.StepOf(ids) + 1; step < flow_.size(); ++step) {
+      const auto& reads = flow_.Reads(step);
+      if (std::none_of(reads.begin(), reads.end(), [&](const Value* read) { return chosen.contains(flow_.RootOf(read)); }))
+        continue;
+      if (step > candidate_.step) return flow_.NodeAt(step);
+      for (const Value* output : flow_.NodeAt(step)->outputs()) chosen.insert(flow_.RootOf(output));
+      chosen.erase(sum);
+    }
+    return nullptr;
+  }
+
+  ClaimResult CheckWeights(Claim claim, const std::map<std::string, std::string>& facts) {
     std::vector<const ExpertFfn*> experts;
+    std::optional<ServedExperts> served;
     try {
       std::vector<int> unit_of_expert;
       if (rebuilding_ && (!rebuilding_->served->unit_of_expert.empty() || units_.units[claim.units[0]].stacked())) {
-        unit_of_expert = rebuilding_->served->unit_of_expert;
-        for (const ExpertFfn& expert : *rebuilding_->experts) experts.push_back(&expert);
+        claim.stage.served = &served.emplace(WithIdentity(claim));
+        unit_of_expert = served->unit_of_expert;
+        for (const ExpertFfn& expert : rebuilding_->all->experts) experts.push_back(&expert);
+        const bool shown = shown_identity_.size() == rebuilding_->all->identity.size();
+        if (const Node* reader = shown ? nullptr : ReaderOfChoiceBehind()) {
+          return Refused("what was chosen must not be used behind the experts' sum", reader, /*far=*/true);
+        }
       } else if (units_.units[claim.units[0]].stacked()) {
         experts.push_back(&units_.units[claim.units[0]]);
       } else {
@@ -330,6 +368,9 @@ class CandidateProof {
       result.proved = true;
       return result;
     }
+    if (match.layer.top_k > match.layer.num_experts) {
+      return Refused("a token must not choose more experts than there are with weights");
+    }
     match.weights_scale = experts[0]->scale;
     match.identity_experts = router_.num_experts - match.layer.num_experts;
     for (const int step : claim.steps) {
@@ -364,6 +405,7 @@ class CandidateProof {
     if (consumed.kept) return Refused("what the experts compute must be used by their sum alone", consumed.kept);
     match.consumed = std::move(consumed.nodes);
     result.match = std::move(match);
+    result.shown_identity = shown_identity_;
     return result;
   }
 
@@ -419,6 +461,7 @@ class CandidateProof {
   ShapeTable shapes_;
   Value* tokens_ = nullptr;
   Node* foreign_ = nullptr;
+  std::vector<int64_t> shown_identity_;
   bool hard_ = false;  // the arithmetic is proved: another reading will not help
   std::optional<ClaimResult> kept_;
 };

@@ -6,6 +6,7 @@
 #include "passes/detect/proof_memory.h"
 #include "passes/detect/scan.h"
 #include "passes/detect/served.h"
+#include "passes/detect/siblings.h"
 
 namespace autoep {
 
@@ -25,12 +26,13 @@ struct ClaimResult {
   Miss refusal;
   bool proved = false;  // the sum is the experts'; the refusal says what else is wrong
   bool far = false;  // the value has not the tokens' shape: a later candidate may
+  std::vector<int64_t> shown_identity;  // of a rebuilt block's experts that answer the token itself, those that the graph holds
 };
 
 // What a baked loop can serve, and all experts of its block.
 struct Rebuilding {
   const ServedExperts* served = nullptr;
-  const std::vector<ExpertFfn>* experts = nullptr;
+  const AllExperts* all = nullptr;
 };
 
 // With `rebuilding`, the claim is proved for the choices that the loop can serve, and the layer has all experts.

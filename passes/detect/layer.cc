@@ -26,7 +26,7 @@ namespace {
 class LayerFiller {
  public:
   LayerFiller(const MatchContext& context, const Router& router, const std::vector<const ExpertFfn*>& experts, MoeLayer& layer)
-      : context_(context), experts_(experts), layer_(layer), stacked_(experts[0]->stacked()) {
+      : context_(context), experts_(experts), layer_(layer), logits_(router.num_experts), stacked_(experts[0]->stacked()) {
     const ExpertFfn& first = *experts[0];
     layer.form = first.form().name;
     layer.num_experts = experts[0]->stacked() ? router.num_experts : static_cast<int64_t>(experts.size());
@@ -92,16 +92,30 @@ class LayerFiller {
     part.source_row_step = range.step;
     part.transposed = transposed;
     tensor.parts.push_back(part);
-    tensor.sources.push_back(weight.tensor);
+    tensor.sources.push_back(weight.at ? FirstEntries(weight.tensor, count) : weight.tensor);
   }
 
-  // The experts use the entries of one stacked tensor in order.
+  // Of a stack that has entries for experts without weights too, those of the others.
+  static at::Tensor FirstEntries(const at::Tensor& stack, int64_t count) {
+    if (stack.size(0) == count) return stack;
+    return stack.detach().narrow(0, 0, count).set_requires_grad(stack.requires_grad());
+  }
+
+  // The experts use the entries of one stacked tensor in order: all, or all but those of experts that answer the token itself.
   bool UsesStack(const std::vector<const Weight*>& weights) const {
-    if (static_cast<int64_t>(weights.size()) != weights[0]->tensor.size(0)) return false;
+    const int64_t entries = weights[0]->tensor.size(0);
+    if (static_cast<int64_t>(weights.size()) != entries && (entries != logits_ || IsSplit(*weights[0]))) return false;
     for (size_t e = 0; e < weights.size(); ++e) {
       if (weights[e]->name != weights[0]->name || weights[e]->at != static_cast<int64_t>(e)) return false;
     }
     return true;
+  }
+
+  // Stored as one matrix, of which no part says how many entries it has.
+  static bool IsSplit(const Weight& weight) {
+    return std::any_of(weight.nodes.begin(), weight.nodes.end(), [](const torch::jit::Node* node) {
+      return node->kind() == c10::aten::view || node->kind() == c10::aten::reshape;
+    });
   }
 
   // A stacked tensor is one part.
@@ -221,6 +235,7 @@ class LayerFiller {
   const MatchContext& context_;
   const std::vector<const ExpertFfn*>& experts_;
   MoeLayer& layer_;
+  const int64_t logits_;
   const bool stacked_;
   std::optional<Miss> failure_;
 };

@@ -301,7 +301,8 @@ std::vector<int> FindUnitOfExpert(const Claim& claim, const GraphFlow& flow) {
       const double answer = out.data_ptr<float>()[e * claim.stage.hidden];
       if (answer == kToken) found[e] = kIdentity;
       const int64_t digit = static_cast<int64_t>(std::lround(answer)) - 1;
-      if (digit < 0 || digit >= kBase) continue;
+      if (answer != 0 && answer != kToken && (digit < 0 || digit >= kBase)) found[e] = kOther;
+      if (digit < 0 || digit >= kBase || found[e] == kOther) continue;
       found[e] = static_cast<int>((place == 1 ? 0 : std::max(found[e], 0)) + digit * place);
     }
   }

@@ -68,6 +68,7 @@ struct Claim {
 // In a list of units by expert.
 inline constexpr int kNoUnit = -1;    // none answers
 inline constexpr int kIdentity = -2;  // the token itself is the answer
+inline constexpr int kOther = -3;     // neither a unit nor the token
 
 // For units that are one expert each: the unit of each expert, found by giving each its own answer. Throws c10::Error.
 std::vector<int> FindUnitOfExpert(const Claim& claim, const GraphFlow& flow);

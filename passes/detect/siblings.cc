@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "plugin/io/text.h"
@@ -30,6 +31,12 @@ std::optional<c10::IValue> FindAttribute(const Module& self, const std::string& 
 std::string ClassOf(const c10::ivalue::Object& object) {
   const auto name = object.type()->name();
   return name ? BareClassName(name->qualifiedName()) : "";
+}
+
+bool IsTorchIdentity(const c10::IValue& value) {
+  if (!value.isObject() || !value.toObject()->type()->name()) return false;
+  const std::string name = value.toObject()->type()->name()->qualifiedName();
+  return name.starts_with("__torch__.torch.nn.modules.linear.") && BareClassName(name) == "Identity";
 }
 
 bool HasCode(const c10::ivalue::Object& object) { return object.type()->findMethod("forward") != nullptr; }
@@ -76,7 +83,9 @@ class Collector {
       return all;
     }
     const int64_t held = served_.experts.front();
-    for (int64_t e = 0; e < served_.total; ++e) {
+    const int64_t own = OwnExperts();
+    for (int64_t e = own; e < served_.total; ++e) all.identity.push_back(e);
+    for (int64_t e = 0; e < own; ++e) {
       if (by_number[e] >= 0) {
         all.experts.push_back(units_.units[by_number[e]]);
         continue;
@@ -98,6 +107,28 @@ class Collector {
   }
 
  private:
+  // How many experts come before those at the end that answer the token itself.
+  int64_t OwnExperts() const {
+    const ExpertFfn& unit = units_.units[served_.members.front()];
+    const int64_t entries = unit.down.weight.tensor.size(0);
+    if (unit.down.weight.at) return entries < served_.total && HasIdentityBeside(unit.down.weight) ? entries : served_.total;
+    int64_t own = served_.total;
+    while (own > 0 && IsIdentityExpert(own - 1)) --own;
+    return own;
+  }
+
+  bool IsIdentityExpert(int64_t e) const {
+    const auto module = served_.unit_of_expert[e] < 0 ? FindAttribute(self_, PathOf(e)) : std::nullopt;
+    return module && IsTorchIdentity(*module);
+  }
+
+  bool HasIdentityBeside(const Weight& weight) const {
+    const auto holder = FindAttribute(self_, weight.name.substr(0, weight.name.find_last_of('.') + 1));
+    if (!holder || !holder->isObject()) return false;
+    const auto& slots = holder->toObject()->slots();
+    return std::any_of(slots.begin(), slots.end(), IsTorchIdentity);
+  }
+
   std::string PathOf(int64_t number) const { return NumberedPath(served_.pattern, number); }
 
   std::string CompareModules(int64_t held, int64_t e) const {

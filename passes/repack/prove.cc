@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -92,6 +93,14 @@ struct SourceView {
   int64_t expert_step = 0, row_step = 0, column_step = 0;
 };
 
+// Experts without weights, which the layer's router may choose.
+int64_t IdentityExperts(const ManifestLayer& layer) {
+  const auto fact = layer.router.find("identity_experts");
+  int64_t count = 0;
+  if (fact != layer.router.end()) std::from_chars(fact->second.data(), fact->second.data() + fact->second.size(), count);
+  return count;
+}
+
 // Which rows of a source tensor were found, all experts and columns each.
 struct Coverage {
   SourceView view;
@@ -99,7 +108,8 @@ struct Coverage {
   std::vector<int8_t> found;  // [experts * rows]
 };
 
-Result<SourceView> ViewSource(const SourcePart& part, const at::Tensor& source, const ManifestTensor& tensor) {
+// `identity`: entries that a stack may have behind those of the experts.
+Result<SourceView> ViewSource(const SourcePart& part, const at::Tensor& source, const ManifestTensor& tensor, int64_t identity) {
   const bool matrix = tensor.shape.size() == 3;
   const int64_t dims = matrix ? 3 : 2;
   std::vector<int64_t> sizes = source.sizes().vec();
@@ -110,6 +120,8 @@ Result<SourceView> ViewSource(const SourcePart& part, const at::Tensor& source, 
     sizes.insert(sizes.begin(), part.expert_count);
     strides.insert(strides.begin(), strides[0] * sizes[1]);
   }
+  const bool all = source.dim() == dims && part.expert_count == tensor.shape[0];
+  if (all && sizes[0] == part.expert_count + identity) sizes[0] = part.expert_count;
   if (static_cast<int64_t>(sizes.size()) != dims || sizes[0] != part.expert_count) {
     return Fail("{}: the source tensor has {} dimensions and cannot hold {} experts", Printable(part.tensor), source.dim(),
                 part.expert_count);
@@ -184,17 +196,17 @@ class Prover {
   }
 
  private:
-  Result<Coverage*> FindSource(const SourcePart& part, const ManifestTensor& tensor) {
+  Result<Coverage*> FindSource(const ManifestLayer& layer, const ManifestTensor& tensor, const SourcePart& part) {
     const auto found = names_.Find(part.tensor);
     if (!found) return Fail("the source has no tensor '{}', which the manifest names", Printable(part.tensor));
     const auto dtype = contract::FindDtype(found->scalar_type());
     if (!dtype || dtype->name != tensor.dtype)
       return Fail("the source tensor '{}' is not {}", Printable(part.tensor), tensor.dtype);
     AUTOEP_RETURN_IF_ERROR(source_.archive->CheckTensorRecord(found->const_data_ptr()));
-    AUTOEP_ASSIGN_OR_RETURN(const SourceView view, ViewSource(part, *found, tensor));
+    AUTOEP_ASSIGN_OR_RETURN(const SourceView view, ViewSource(part, *found, tensor, IdentityExperts(layer)));
     Coverage& coverage = covered_[part.tensor];
     if (coverage.found.empty()) {
-      coverage = {view, static_cast<int64_t>(found->nbytes()), std::vector<int8_t>(view.experts * view.rows, 0)};
+      coverage = {view, view.experts * view.rows * view.columns * view.element, std::vector<int8_t>(view.experts * view.rows, 0)};
     } else if (coverage.view.rows != view.rows || coverage.view.row_step != view.row_step) {
       return Fail("the source tensor '{}' is read in two ways", Printable(part.tensor));
     }
@@ -203,7 +215,7 @@ class Prover {
 
   Status ProvePart(const ManifestLayer& layer, const ManifestTensor& tensor, const SourcePart& part,
                    const std::vector<const char*>& pieces) {
-    AUTOEP_ASSIGN_OR_RETURN(Coverage* const coverage, FindSource(part, tensor));
+    AUTOEP_ASSIGN_OR_RETURN(Coverage* const coverage, FindSource(layer, tensor, part));
     const SourceView& view = coverage->view;
     const int64_t row_bytes = view.columns * view.element;
     for (int64_t e = 0; e < part.expert_count; ++e) {

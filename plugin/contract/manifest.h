@@ -22,6 +22,7 @@ inline constexpr int64_t kManifestVersion = 1;
 //   canonical[expert_begin + e, row_begin + r, :] == source[e, source_row_begin + r * source_row_step, :]
 // The source is `tensor` seen as [expert_count, rows, C]: one with a dimension less, a Linear's weight or bias (expert_count 1)
 // or a stack [expert_count * rows, C], is split along its first; `transposed` means that it is stored as [expert_count, C, rows].
+// Where the layer has identity experts, a stack may have an entry for each of them too, behind the others: it belongs to nobody.
 struct SourcePart {
   std::string tensor;  // fully qualified parameter name in the source, or "constant:<n>" in a frozen one
   int64_t expert_begin = 0;
@@ -69,7 +70,7 @@ struct ManifestLayer {
   std::string group_attr;      // full attribute name of the group string in model.pt
   std::string placement_attr;  // full attribute name of the placement table in model.pt
   std::vector<ExpertSlot> placement;
-  std::map<std::string, std::string> router;  // descriptive facts, for people
+  std::map<std::string, std::string> router;  // descriptive facts, for people; identity_experts: see SourcePart
   std::vector<std::string> shared_experts;
   std::string rebuilt;  // why the source is wrong here and its block was rebuilt, a sentence; "" if it was not
   std::vector<ManifestTensor> tensors;

@@ -29,4 +29,4 @@ def source_slice(source: torch.Tensor, part: dict) -> torch.Tensor:
     if part["transposed"]:
         stacked = stacked.transpose(1, 2)
     begin, step = part["source_row_begin"], part["source_row_step"]
-    return stacked[:, begin : begin + part["row_count"] * step : step]
+    return stacked[: part["expert_count"], begin : begin + part["row_count"] * step : step]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # verify and run as a user has them: what passes on real conversions, and what each kind of damage makes them say.
+import json
 import shutil
 import signal
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,21 @@ def test_a_good_conversion_passes(case, models, conversions, tmp_path):
     assert sum(found["rank_rows"]) == 40 * case.ep_size * layers * top_k
     assert found["rank_expert_bytes"] == [found["expert_bytes"] // case.ep_size] * case.ep_size
     assert tool.listing(tmp_path) == {}, "nothing is left behind"
+
+
+def test_entries_for_identity_experts_belong_to_no_shard(models, conversions, tmp_path):
+    """LongCat-Flash's gate_up has entries for the experts that answer the token itself: no other expert may be left out so."""
+    case = Case("longcat_flash-v5-eager-4x64-block", 4)
+    found = verify(conversions[case], models, "--json", case=case).json()
+    assert found["bytes_proved"] and found["max_error"] <= 2e-5
+    with zipfile.ZipFile(conversions[case] / "source.pt-skeleton") as skeleton:
+        assert 10 * 192 * 64 * 4 in [record.file_size for record in skeleton.infolist()], "they stay in the skeleton"
+    damaged = shutil.copytree(conversions[case], tmp_path / "converted")
+    described = manifest.read(damaged)
+    del described["layers"][0]["router"]["identity_experts"]
+    (damaged / "autoep.json").write_text(json.dumps(described))
+    sentence = tool.fails(VERIFY, "verify", damaged, "--source", models[case.model])
+    assert "gate_up_proj" in sentence and "cannot hold 8 experts" in sentence
 
 
 def test_text_ends_with_a_line_for_scripts(models, conversions):

@@ -64,6 +64,11 @@ constexpr char kStackedRangeTurn[] = R"(
     y@ = torch.linear(torch.silu(gate@) * up@, self.down[#])
     out.index_add_(0, found@[0], y@ * w[found@[0], found@[1]].unsqueeze(-1))
 )";
+// longcat: an expert that answers the token itself.
+constexpr char kIdentityTurn[] = R"(
+    own@ = torch.where(ids == #)
+    out.index_add_(0, own@[0], x[own@[0]] * w[own@[0], own@[1]].unsqueeze(-1))
+)";
 
 std::string Turns(const std::string& turn, const std::vector<int64_t>& experts) {
   std::string text;
@@ -89,6 +94,8 @@ struct Experts {
   int64_t with_code = -1;    // .. whose module has a forward
   int64_t missing = -1;      // .. that is not there
   int64_t more_attributes = -1;
+  int64_t weighted = kExperts;  // how many have weights; the others are torch's Identity, also beside the stacks
+  int64_t identity = -1;        // one more that is
 };
 
 // A block whose module `experts` has a module for each expert, as a trace leaves them: without code.
@@ -98,13 +105,19 @@ Module MakeModular(const std::string& source, const Experts& made = {}) {
   Module block = create("Block");
   block.register_parameter("gate", at::zeros({kExperts, kHidden}), false);
   block.register_parameter("gate_up", at::zeros({kExperts, 2 * kWidth, kHidden}), false);
-  block.register_parameter("down", at::zeros({kExperts, kHidden, kWidth}), false);
+  block.register_parameter("down", at::zeros({made.weighted, kHidden, kWidth}), false);
+  const auto identity = [&] { return Module(c10::QualifiedName("__torch__.torch.nn.modules.linear.Identity"), unit, true); };
+  if (made.weighted < kExperts) block.register_module("identity_expert", identity());
   for (const char* name : {"flat_w1", "flat_w3", "flat_w2"}) {
     block.register_parameter(name, at::zeros({kExperts * kWidth, kHidden}), false);
   }
   Module experts = create("Experts");
   for (int64_t e = 0; e < made.count; ++e) {
     if (e == made.missing) continue;
+    if (e >= made.weighted || e == made.identity) {
+      experts.register_module("e" + std::to_string(e), identity());
+      continue;
+    }
     Module expert = create(e == made.other_class ? "Other" : "Expert");
     const int64_t width = e == made.wide ? kWidth + 1 : kWidth;
     expert.register_parameter("w1", at::zeros({width, kHidden}), false);
@@ -189,6 +202,69 @@ TEST(BakedRefusal, ATableThatHoldsMoreThanTheWeights) {
 
 TEST(BakedRefusal, ATableMadeOfTheLogits) {
   ExpectRefused(Match(MakeModular(TableHits("(logits > 3.0).to(6).scatter_(1, ids, w)"))), "must be one value");
+}
+
+constexpr Experts kTwoIdentities = {.weighted = 4};
+
+const BlockMatch* ExpectIdentities(const Matched& matched) {
+  EXPECT_EQ(matched.outcome.matches.size(), 1u) << (matched.outcome.refusals.empty() ? "" : matched.outcome.refusals[0].predicate);
+  if (matched.outcome.matches.size() != 1) return nullptr;
+  const BlockMatch& match = matched.outcome.matches[0];
+  EXPECT_EQ(match.layer.num_experts, 4);
+  EXPECT_EQ(match.identity_experts, 2);
+  EXPECT_EQ(match.layer.tensors[0].sources[0].size(0), match.layer.tensors[0].parts[0].expert_count == 4 ? 4 : kWidth);
+  return &match;
+}
+
+TEST(Baked, IdentityExpertsOfWhichTheExampleChoseOne) {
+  const std::string turns = Turns(kRangeTurn, {0, 2, 3}) + Turns(kIdentityTurn, {5});
+  const Matched matched = Match(MakeModular(WithTurns(turns), kTwoIdentities));
+  const BlockMatch* match = ExpectIdentities(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_EQ(match->rebuilt.size(), 4u);
+  EXPECT_THAT(match->layer.rebuilt, HasSubstr("the graph holds 4 of the router's 6 experts"));
+  EXPECT_THAT(match->layer.notes[0], HasSubstr("assumed: experts 1 of experts.e,"));
+  EXPECT_THAT(match->layer.notes[0], HasSubstr("assumed: experts 4, which the graph does not hold, answer the token itself"));
+}
+
+TEST(Baked, IdentityExpertsBesideAStackThatHasRowsForThem) {
+  const Matched matched = Match(MakeModular(WithTurns(Turns(kStackedRangeTurn, {0, 3, 1})), kTwoIdentities));
+  const BlockMatch* match = ExpectIdentities(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_THAT(match->layer.rebuilt, HasSubstr("the graph holds 3 of the router's 6 experts"));
+  EXPECT_THAT(match->layer.notes[0], HasSubstr("assumed: experts 4, 5, which the graph does not hold, answer the token itself"));
+  EXPECT_EQ(match->layer.tensors[0].parts[0].expert_count, 4);
+}
+
+TEST(NotBaked, AStackThatHasRowsForIdentityExpertsToo) {
+  const std::string turns = Turns(kStackedRangeTurn, {0, 1, 2, 3}) + Turns(kIdentityTurn, {4, 5});
+  const Matched matched = Match(MakeModular(WithTurns(turns), kTwoIdentities));
+  const BlockMatch* match = ExpectIdentities(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_EQ(match->layer.rebuilt, "");
+  EXPECT_EQ(match->layer.tensors[0].parts[0].expert_count, 4);
+}
+
+TEST(BakedRefusal, AnIdentityExpertWhoseAnswerIsDoubled) {
+  const std::string turns = Turns(kRangeTurn, {0, 2, 3}) + Replace(Turns(kIdentityTurn, {5}), "x[own", "2.0 * x[own");
+  ExpectRefused(Match(MakeModular(WithTurns(turns), kTwoIdentities)), "expert 5 must answer the token itself");
+}
+
+TEST(BakedRefusal, AnIdentityExpertBehindSomethingElse) {
+  const std::string turns = Turns(kRangeTurn, {0, 2, 3}) + "    out = torch.cos(out)\n" + Turns(kIdentityTurn, {5});
+  ExpectRefused(Match(MakeModular(WithTurns(turns), kTwoIdentities)), "what was chosen must not be used behind");
+}
+
+TEST(BakedRefusal, AnIdentityExpertBeforeOneWithWeights) {
+  Experts made;
+  made.identity = 4;
+  ExpectRefused(Match(MakeModular(WithTurns(Turns(kRangeTurn, {0, 2, 3, 5})), made)), "the module is a Identity and not a Expert");
+}
+
+TEST(BakedRefusal, AShorterStackThatNothingExplains) {
+  Module block = MakeModular(WithTurns(Turns(kStackedRangeTurn, {0, 3, 1})));
+  block.setattr("down", at::zeros({4, kHidden, kWidth}));
+  ExpectRefused(Match(block), "the experts must use all entries of the stacked weight down");
 }
 
 TEST(Baked, ConstantIndicesIntoStackedWeights) {
