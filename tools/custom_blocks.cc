@@ -150,7 +150,7 @@ Result<Detection> SelectBlocks(const Module& root, Detection detection, const Cu
   for (MoeLayer& layer : detection.layers) {
     found.push_back(PathName(layer.path));
     if (preset.moe_layer_pattern && !preset.moe_layer_pattern->Matches(layer.path)) {
-      selected.refusals.push_back({layer.path, "moe_layer_pattern must match the module's path", "", ""});
+      selected.refusals.push_back({layer.path, "moe_layer_pattern must match the module's path", "", "", ""});
       continue;
     }
     const auto block = FindModule(root, layer.path);

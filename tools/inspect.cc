@@ -152,37 +152,45 @@ class Inspect : public Subcommand {
     }
     const Unchecked unchecked = UncheckedTensors(*model.archive);
     document["unchecked"] = {{"records", unchecked.records}, {"bytes", unchecked.bytes}};
-    if (detection.layers.empty()) {
-      const Status failure = NoLayersError(path_, detection.refusals);
-      document["error"] = failure.message();
-      document["status"] = CodeName(failure.code());
-      document["exit_code"] = static_cast<int>(failure.code());
-    } else {
-      document["ep_sizes"] = CommonEpSizes(detection.layers);
-      document["status"] = CodeName(Code::kOk);
-      document["exit_code"] = 0;
-    }
+    if (!detection.layers.empty()) document["ep_sizes"] = CommonEpSizes(detection.layers);
+    AddOutcome(detection.layers.empty() ? NoLayersError(path_, detection.refusals) : Status(), document);
     console.Print(DumpJson(document));
   }
 
   Status Explain(const MoeModel& model, const Detection& detection, const std::string& path, Console& console) const {
-    if (json()) return Status(Code::kUsage, "--why explains in words; use --json without it");
     AUTOEP_RETURN_IF_ERROR(CheckModule(model.module, path));
-    const std::string module = Printable(PathName(path));
-    bool explained = false;
+    Detection inside;
     for (const MoeLayer& layer : detection.layers) {
-      if (!Covers(path, layer.path)) continue;
-      console.Print(LayerTable({layer}, console) + "\n" + LayerRemarks({layer}) + "\n");
-      explained = true;
+      if (Covers(path, layer.path)) inside.layers.push_back(layer);
     }
-    std::vector<Refusal> refusals;
     for (const Refusal& refusal : detection.refusals) {
-      if (Covers(path, refusal.path)) refusals.push_back(refusal);
+      if (Covers(path, refusal.path)) inside.refusals.push_back(refusal);
     }
-    console.Print(RefusalList(refusals));
-    if (explained) return Status();
-    if (!refusals.empty()) return Status(Code::kNoMoe, fmt::format("{}: {}", module, refusals.front().predicate));
+    const Status outcome = Outcome(inside, Printable(PathName(path)));
+    if (json()) {
+      Json document = {{"model", path_}, {"module", path}, {"layers", LayersJson(inside.layers)}};
+      document["refusals"] = RefusalsJson(inside.refusals);
+      AddOutcome(outcome, document);
+      console.Print(DumpJson(document));
+      return outcome;
+    }
+    for (const MoeLayer& layer : inside.layers) {
+      console.Print(LayerTable({layer}, console) + "\n" + LayerRemarks({layer}) + "\n");
+    }
+    console.Print(RefusalList(inside.refusals));
+    return outcome;
+  }
+
+  static Status Outcome(const Detection& inside, const std::string& module) {
+    if (!inside.layers.empty()) return Status();
+    if (!inside.refusals.empty()) return Status(Code::kNoMoe, fmt::format("{}: {}", module, inside.refusals.front().predicate));
     return Status(Code::kNoMoe, fmt::format("{}: no router's top-k reaches expert weights in this module", module));
+  }
+
+  static void AddOutcome(const Status& outcome, Json& document) {
+    if (!outcome.ok()) document["error"] = outcome.message();
+    document["status"] = CodeName(outcome.code());
+    document["exit_code"] = static_cast<int>(outcome.code());
   }
 
   Status InspectDirectory(Console& console) {

@@ -190,6 +190,7 @@ std::string RefusalList(const std::vector<Refusal>& refusals) {
   for (const Refusal& refusal : refusals) {
     text += fmt::format("  {}\n", RefusalSentence(refusal));
     if (!refusal.node.empty()) text += fmt::format("    node: {}\n", Printable(refusal.node));
+    if (!refusal.line.empty()) text += fmt::format("    line: {}\n", Printable(refusal.line));
   }
   return text;
 }
@@ -232,8 +233,11 @@ Json LayersJson(const std::vector<MoeLayer>& layers) {
 Json RefusalsJson(const std::vector<Refusal>& refusals) {
   Json result = Json::array();
   for (const Refusal& refusal : refusals) {
-    result.push_back(
-        {{"path", refusal.path}, {"predicate", refusal.predicate}, {"node", refusal.node}, {"source", refusal.source}});
+    result.push_back({{"path", refusal.path},
+                      {"predicate", refusal.predicate},
+                      {"node", refusal.node},
+                      {"source", refusal.source},
+                      {"line", refusal.line}});
   }
   return result;
 }

@@ -41,7 +41,7 @@ std::string LayerTable(const std::vector<MoeLayer>& layers, const Console& conso
 std::string LayerRemarks(const std::vector<MoeLayer>& layers);
 // One line: "model.layers.0.mlp: <predicate>, at modeling_mixtral.py:128".
 std::string RefusalSentence(const Refusal& refusal);
-// "Refused:" and one entry a refusal, with its node; "" if there are none.
+// "Refused:" and one entry a refusal, with its node and source line; "" if there are none.
 std::string RefusalList(const std::vector<Refusal>& refusals);
 
 // kNoMoe: why `model`, a file's name, has no layer to rewrite. Call it when there is none.

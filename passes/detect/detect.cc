@@ -123,7 +123,7 @@ class Detector {
   void Add(const Module& module, MoeLayer layer) {
     const std::set<const void*> places = Places(layer);
     if (std::any_of(places.begin(), places.end(), [&](const void* place) { return places_.contains(place); })) {
-      detection_.refusals.push_back({layer.path, "the experts of a block must be used by one block alone", "", ""});
+      detection_.refusals.push_back({layer.path, "the experts of a block must be used by one block alone", "", "", ""});
       return;
     }
     places_.insert(places.begin(), places.end());

@@ -2,12 +2,14 @@
 # The command line itself: help, versions, misspelt words, streams, colours, interrupts.
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from e2e import tool
 
@@ -70,6 +72,19 @@ class TestStreams:
         assert "No space left on device" in done.stderr
 
 
+class RouterAlone(torch.nn.Module):
+    """Chooses experts, and has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = torch.nn.Linear(4, 8)
+
+    def forward(self, tokens):
+        scores = torch.softmax(self.gate(tokens), dim=-1)
+        weights, ids = scores.topk(2, dim=-1)  # the choice
+        return weights, ids
+
+
 class TestInspect:
     def test_says_what_it_did_not_check(self, models):
         assert "Not checked: " in tool.succeed("inspect", models[MODEL]).out
@@ -82,6 +97,25 @@ class TestInspect:
 
     def test_why_of_a_dense_module(self, models):
         assert "self_attn" in tool.fails(4, "inspect", models[MODEL], "--why", "model.model.layers.0.self_attn")
+
+    def test_why_prints_the_line_of_each_near_miss(self, tmp_path):
+        """A script keeps its source; of a trace the archive's code is printed."""
+        example = torch.zeros(3, 4)
+        for name, made, line in (
+            ("script", torch.jit.script(RouterAlone()), "weights, ids = scores.topk(2, dim=-1)  # the choice"),
+            ("trace", torch.jit.trace(RouterAlone(), example), "torch.topk(scores, 2)"),
+        ):
+            made.save(tmp_path / f"{name}.pt")
+            outcome = tool.autoep("inspect", tmp_path / f"{name}.pt", "--why", "(root)")
+            assert outcome.code == 4 and "test_command_line.py:" in outcome.out
+            (printed,) = re.findall(r"^    line: (.*)$", outcome.out, re.MULTILINE)
+            assert line in printed
+            found = tool.autoep("inspect", tmp_path / f"{name}.pt", "--why", "(root)", "--json").json()
+            assert found["exit_code"] == 4 and found["layers"] == [] and found["refusals"][0]["line"] == printed
+
+    def test_why_of_a_layer_as_json(self, models):
+        found = tool.succeed("inspect", models[MODEL], "--why", "model.model.layers.0.mlp", "--json").json()
+        assert [layer["path"] for layer in found["layers"]] == ["model.model.layers.0.mlp"] and found["exit_code"] == 0
 
     def test_why_of_a_module_that_is_not_there(self, models):
         assert "did you mean 'model.model.layers.0.mlp'" in tool.fails(2, "inspect", models[MODEL], "--why", "model.model.layers.0.mpl")

@@ -90,7 +90,7 @@ TEST(ConvertTest, RefusesAModelOfWhichOneBlockStaysWrong) {
   auto model = OpenModel(testing::Save(MakeBlock({}), folder));
   ASSERT_TRUE(model.ok());
   Detection detection = Detect(model->module);
-  detection.refusals.push_back({"other", "baked: the graph holds 7 of the router's 8 experts", "", ""});
+  detection.refusals.push_back({"other", "baked: the graph holds 7 of the router's 8 experts", "", "", ""});
   const auto staged = StagedDirectory::Create(folder + "/out");
   ASSERT_TRUE(staged.ok());
   const auto converted = Convert(*model, detection, Options(2), **staged);

@@ -91,12 +91,14 @@ TEST_F(LayerReportTest, Totals) {
 }
 
 TEST_F(LayerReportTest, RefusalsNameModulePredicateNodeAndSource) {
-  const Refusal refusal = {"layers.1.mlp", "the activation is not one that experts may have", "%3 = aten::tan(%2)", "m.py:12"};
+  const Refusal refusal = {"layers.1.mlp", "the activation is not one that experts may have", "%3 = aten::tan(%2)", "m.py:12",
+                           "y = torch.tan(x)"};
   EXPECT_EQ(RefusalSentence(refusal), "layers.1.mlp: the activation is not one that experts may have, at m.py:12");
   EXPECT_EQ(RefusalList({refusal}),
             "Refused:\n"
             "  layers.1.mlp: the activation is not one that experts may have, at m.py:12\n"
-            "    node: %3 = aten::tan(%2)\n");
+            "    node: %3 = aten::tan(%2)\n"
+            "    line: y = torch.tan(x)\n");
   EXPECT_EQ(RefusalList({}), "");
 }
 
@@ -104,13 +106,13 @@ TEST_F(LayerReportTest, NoLayersSaysWhy) {
   const Status dense = NoLayersError("m.pt", {});
   EXPECT_EQ(dense.code(), Code::kNoMoe);
   EXPECT_THAT(dense.message(), HasSubstr("a dense model needs no conversion"));
-  const Status refused = NoLayersError("m.pt", {{"a", "p", "", ""}, {"b", "q", "", ""}});
+  const Status refused = NoLayersError("m.pt", {{"a", "p", "", "", ""}, {"b", "q", "", "", ""}});
   EXPECT_THAT(refused.message(), HasSubstr("m.pt: no MoE layer that can be rewritten: a: p (and 1 more"));
 }
 
 TEST_F(LayerReportTest, NamesFromAFileAreEscaped) {
   EXPECT_THAT(LayerTable({MakeLayer("a\x1b[2J")}, console_), HasSubstr("a\\x1b[2J"));
-  EXPECT_THAT(RefusalSentence({"a\nb", "p", "", ""}), HasSubstr("a\\x0ab: p"));
+  EXPECT_THAT(RefusalSentence({"a\nb", "p", "", "", ""}), HasSubstr("a\\x0ab: p"));
 }
 
 TEST_F(LayerReportTest, JsonHasEveryFact) {
@@ -122,7 +124,8 @@ TEST_F(LayerReportTest, JsonHasEveryFact) {
   EXPECT_EQ(json[0]["tensors"][0]["shape"], Json({8, 192, 64}));
   EXPECT_EQ(json[0]["tensors"][0]["layout"], "one tensor for all");
   EXPECT_EQ(json[0]["family"], "mixtral");
-  EXPECT_EQ(RefusalsJson({{"a", "p", "n", "s"}})[0], Json({{"path", "a"}, {"predicate", "p"}, {"node", "n"}, {"source", "s"}}));
+  EXPECT_EQ(RefusalsJson({{"a", "p", "n", "s", "l"}})[0],
+            Json({{"path", "a"}, {"predicate", "p"}, {"node", "n"}, {"source", "s"}, {"line", "l"}}));
 }
 
 }  // namespace
