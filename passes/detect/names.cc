@@ -4,7 +4,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
+#include <string_view>
 
 #include "passes/detect/ir.h"
 #include "plugin/io/text.h"
@@ -50,6 +52,63 @@ BlockNames NamesOf(const Module& self) {
   return names;
 }
 
+// Compares the layout that a family's names say with how the graph reads the tensors.
+class LayoutCheck {
+ public:
+  LayoutCheck(const Preset& preset, const ExpertLayout& layout, const MoeLayer& layer)
+      : preset_(preset), layout_(layout), layer_(layer) {}
+
+  std::vector<std::string> Differences() {
+    for (const ExpertTensor& tensor : layer_.tensors) {
+      const size_t before = found_.size();
+      for (const contract::SourcePart& part : tensor.parts) {
+        if (found_.size() == before) Compare(tensor, part);
+      }
+    }
+    return std::move(found_);
+  }
+
+ private:
+  void Compare(const ExpertTensor& tensor, const contract::SourcePart& part) {
+    const std::string name = layer_.path.empty() ? part.tensor : part.tensor.substr(layer_.path.size() + 1);
+    const auto said = layout_.RoleOf(name);
+    if (!said) return;
+    const bool up = !tensor.role.starts_with("gate_up") || part.row_begin > 0;
+    const ExpertRole shown = RoleOf(tensor, part, *said, up);
+    if (shown != *said) return Add(name, ExpertRoleName(shown), ExpertRoleName(*said));
+    const auto stored = [](bool in_out) { return in_out ? "stored as [in, out]" : "stored as [out, in]"; };
+    const bool transposed = std::find(layout_.transposed.begin(), layout_.transposed.end(), *said) != layout_.transposed.end();
+    if (tensor.shape.size() == 3 && part.transposed != transposed) return Add(name, stored(part.transposed), stored(transposed));
+    if (shown != ExpertRole::kGateUp) return;
+    const std::string rows = RowOrder(up == (part.source_row_begin > 0), part.source_row_step > 1);
+    const std::string said_rows = RowOrder(true, layout_.interleaved);
+    if (rows != said_rows) Add(name, rows, said_rows);
+  }
+
+  static std::string RowOrder(bool gate_first, bool by_turns) {
+    return fmt::format("{} and {}{}", gate_first ? "gate" : "up", by_turns ? "" : "then ", gate_first ? "up" : "gate") +
+           (by_turns ? " by turns" : "");
+  }
+
+  // Both halves of a tensor that is said to hold gate and up, or what the part is.
+  ExpertRole RoleOf(const ExpertTensor& tensor, const contract::SourcePart& part, ExpertRole said, bool up) const {
+    if (tensor.role.starts_with("down")) return ExpertRole::kDown;
+    if (tensor.role.starts_with("gate_up") && (said == ExpertRole::kGateUp || part.row_count > layer_.intermediate)) {
+      return ExpertRole::kGateUp;
+    }
+    return up ? ExpertRole::kUp : ExpertRole::kGate;
+  }
+
+  void Add(const std::string& name, std::string_view shown, std::string_view said) {
+    found_.push_back(fmt::format("{} is {} and in a {} it is {}", Printable(name), shown, preset_.name, said));
+  }
+
+  const Preset& preset_;
+  const ExpertLayout& layout_;
+  const MoeLayer& layer_;
+  std::vector<std::string> found_;
+};
+
 }  // namespace
 
 std::vector<std::string> FindConsumedModules(const Module& self, const std::string& path, const MoeLayer& layer) {
@@ -71,7 +130,11 @@ std::optional<Miss> NameLayer(const Module& self, const DetectOptions& options, 
   layer.family = family->preset->name;
   if (!family->by_class) return std::nullopt;
   const BlockFacts facts{layer.activation, layer.weights_on_input ? "input" : "after", layer.router};
-  const std::vector<std::string> differences = family->preset->Disagreements(facts);
+  std::vector<std::string> differences = family->preset->Disagreements(facts);
+  if (const ExpertLayout* layout = MatchLayout(*family->preset, names)) {
+    const std::vector<std::string> others = LayoutCheck(*family->preset, *layout, layer).Differences();
+    differences.insert(differences.end(), others.begin(), others.end());
+  }
   if (differences.empty()) return std::nullopt;
   return Refuse(layer.path, fmt::format("a block of the family {} must have its facts: {}", layer.family, JoinWords(differences)));
 }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "presets/preset.h"
 #include "tests/passes/detect/blocks.h"
 
 namespace autoep::testing {
@@ -48,6 +49,64 @@ TEST(Detect, ARouterWithoutExpertsIsReportedWhereItStands) {
   EXPECT_TRUE(detection.layers.empty());
   ASSERT_EQ(detection.refusals.size(), 1u);
   EXPECT_EQ(detection.refusals[0].path, "gate");
+}
+
+// The block's own layout: gate_up [E, 2I, H] and down [E, H, I].
+Preset StackedPreset() {
+  Preset preset;
+  preset.name = "moe";
+  ExpertLayout layout;
+  layout.kind = ExpertLayout::Kind::kStacked;
+  layout.experts = {"", std::regex("")};
+  layout.names = {{ExpertRole::kGateUp, "gate_up"}, {ExpertRole::kDown, "down"}};
+  preset.layouts = {layout};
+  return preset;
+}
+
+TEST(Detect, APresetWithTheLayoutOfTheGraphNamesTheLayer) {
+  const Preset preset = StackedPreset();
+  const Detection detection = Detect(Parent(MakeBlock(GroupedMmSource()), "mlp"), {.preset = &preset});
+  ASSERT_EQ(detection.layers.size(), 1u) << detection.refusals[0].predicate;
+  EXPECT_EQ(detection.layers[0].family, "moe");
+}
+
+void ExpectContradiction(const Preset& preset, const std::string& source, const std::string& difference) {
+  const Detection detection = Detect(Parent(MakeBlock(source), "mlp"), {.preset = &preset});
+  EXPECT_TRUE(detection.layers.empty());
+  ASSERT_EQ(detection.refusals.size(), 1u);
+  EXPECT_EQ(detection.refusals[0].predicate, "a block of the family moe must have its facts: " + difference);
+}
+
+TEST(Detect, APresetMustNotContradictHowTheGraphReadsTheTensors) {
+  Preset preset = StackedPreset();
+  preset.layouts[0].transposed = {ExpertRole::kDown};
+  ExpectContradiction(preset, GroupedMmSource(), "down is stored as [out, in] and in a moe it is stored as [in, out]");
+  preset = StackedPreset();
+  preset.layouts[0].interleaved = true;
+  ExpectContradiction(preset, GroupedMmSource(), "gate_up is gate and then up and in a moe it is gate and up by turns");
+  preset = StackedPreset();
+  const std::string up_first = Replace(GroupedMmSource(), "gate, up = torch.chunk", "up, gate = torch.chunk");
+  ExpectContradiction(preset, up_first, "gate_up is up and then gate and in a moe it is gate and then up");
+  const std::string by_turns =
+      Replace(GroupedMmSource(), "gate, up = torch.chunk(both, 2, -1)", "gate, up = both[..., ::2], both[..., 1::2]");
+  ExpectContradiction(preset, by_turns, "gate_up is gate and up by turns and in a moe it is gate and then up");
+  preset.layouts[0].names = {{ExpertRole::kDown, "gate_up"}, {ExpertRole::kGateUp, "down"}};
+  ExpectContradiction(preset, GroupedMmSource(),
+                      "gate_up is gate_up and in a moe it is down and down is down and in a moe it is gate_up");
+}
+
+TEST(Detect, APresetMustNotExchangeGateAndUpOfExpertsApart) {
+  Preset preset = StackedPreset();
+  preset.layouts[0].names = {{ExpertRole::kGate, "flat_w3"}, {ExpertRole::kUp, "flat_w1"}, {ExpertRole::kDown, "flat_w2"}};
+  preset.layouts[0].kind = ExpertLayout::Kind::kFlat;
+  preset.layouts[0].transposed = {ExpertRole::kDown};
+  const std::string turn = R"(
+    found = torch.where(ids == #)
+    rows = x[found[0]]
+    h = torch.silu(rows.matmul(self.flat_w1.view(6, 12, 16)[#].t())) * rows.matmul(self.flat_w3.view(6, 12, 16)[#].t())
+    out.index_add_(0, found[0], h.matmul(self.flat_w2.view(6, 12, 16)[#]) * w[found[0], found[1]].unsqueeze(-1))
+)";
+  ExpectContradiction(preset, LoopSource(turn), "flat_w1 is gate and in a moe it is up");
 }
 
 TEST(Detect, DoesNotChangeTheModel) {
