@@ -254,7 +254,7 @@ class CandidateProof {
     }
     std::sort(claim.units.begin(), claim.units.end());
     claim.units.erase(std::unique(claim.units.begin(), claim.units.end()), claim.units.end());
-    auto facts = DescribeRouter(router_, cut.weights);
+    auto facts = DescribeRouter(router_, cut.choice, cut.weights);
     claim.negative_weights = facts["scores"] == "none" && facts["renorm"] != "softmax";
     return Check(claim, std::move(facts));
   }
@@ -379,6 +379,13 @@ class CandidateProof {
     }
     if (match.weights_scale != 1.0) match.layer.router["expert_scale"] = fmt::format("{}", match.weights_scale);
     if (match.identity_experts > 0) match.layer.router["identity_experts"] = std::to_string(match.identity_experts);
+    if (const auto capacity = match.layer.router.find("capacity"); capacity != match.layer.router.end()) {
+      match.layer.notes.push_back(
+          fmt::format("a token too many for its expert is dropped: the router compares a count of each expert's tokens with {}, a "
+                      "constant of the file; where its author computed that from the number of tokens, the file is right only for "
+                      "as many as the trace's example had, or for fewer",
+                      capacity->second));
+    }
     match.layer.consumed_modules = FindConsumedModules(*context_.self, context_.path, match.layer);
     match.layer.shared_experts = FindSharedExperts(claim);
     match.tokens = tokens_;

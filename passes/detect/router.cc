@@ -177,9 +177,17 @@ void DescribeGrouping(const Node* view, std::map<std::string, std::string>& fact
   if (groups) facts["num_groups"] = fmt::to_string(*groups);
 }
 
+// %kept = aten::lt(%count, C) or aten::le(%count, C), where %count is made by aten::cumsum.
+std::optional<double> CapacityAt(const Node* node, const Node* gate) {
+  if (node->kind() != aten::lt && node->kind() != aten::le) return std::nullopt;
+  bool counts = false;
+  WalkBack(node->input(0), gate, [&](const Node* above) { counts |= above->kind() == aten::cumsum; });
+  return counts ? ConstNumber(node->input(1)) : std::nullopt;
+}
+
 }  // namespace
 
-std::map<std::string, std::string> DescribeRouter(const Router& router, const Value* weights) {
+std::map<std::string, std::string> DescribeRouter(const Router& router, const Value* choice, const Value* weights) {
   std::map<std::string, std::string> facts = {{"scores", "none"}, {"renorm", "false"}, {"bias", "false"}, {"groups", "false"}};
   WalkBack(ChosenFrom(router.choice), router.gate, [&](const Node* node) {
     if (node->kind() == aten::softmax) facts["scores"] = "softmax";
@@ -200,6 +208,12 @@ std::map<std::string, std::string> DescribeRouter(const Router& router, const Va
     const auto factor = node->kind() == aten::mul || node->kind() == aten::mul_ ? ConstNumber(node->input(1)) : std::nullopt;
     if (factor) facts["scale"] = fmt::format("{}", *factor);
   });
+  for (const Value* value : {choice, weights}) {
+    if (!value) continue;
+    WalkBack(value, router.gate, [&](const Node* node) {
+      if (const auto capacity = CapacityAt(node, router.gate)) facts["capacity"] = fmt::format("{}", *capacity);
+    });
+  }
   return facts;
 }
 

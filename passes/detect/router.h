@@ -35,7 +35,9 @@ std::vector<std::vector<Router>> FindRouters(torch::jit::Graph& graph, const Wei
 
 // MoeLayer::router: "scores" softmax, sigmoid or none, before the choice; "renorm" true, false, or softmax where the weights
 // are a softmax over the chosen; "scale"; "bias" true where a stored tensor is added for the choice alone; "groups" true, then
-// with "num_groups" and "top_groups", how many of them stay, where the graph holds the numbers.
-std::map<std::string, std::string> DescribeRouter(const Router& router, const torch::jit::Value* weights);
+// with "num_groups" and "top_groups", how many of them stay, where the graph holds the numbers; "capacity" where a count of each
+// expert's tokens is compared with a constant: that. `choice` may be null.
+std::map<std::string, std::string> DescribeRouter(const Router& router, const torch::jit::Value* choice,
+                                                  const torch::jit::Value* weights);
 
 }  // namespace autoep

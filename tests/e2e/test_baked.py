@@ -67,3 +67,10 @@ def test_without_the_pass_the_limit_is_said(models, tmp_path):
     words = ["convert", models[BOUND], "--ep-size", 2, "-o", tmp_path / "bound", "--disable-pass", "widen-batch"]
     assert "Limit: it serves a batch of 1 only" in tool.succeed(*words).out
     assert any("batch of 1 only" in limit for limit in manifest.read(tmp_path / "bound")["limits"])
+
+
+def test_a_capacity_that_the_trace_made_a_constant_is_said(models, conversions):
+    """NLLB computes it from the number of tokens, 4 x 64 in the trace's example."""
+    model = "nllb_moe-v4-eager-4x64-block"
+    assert "capacity 256" in tool.succeed("inspect", models[model]).out
+    assert any("tokens with 256, a constant of the file" in limit for limit in manifest.read(conversions[Case(model, 2)])["limits"])

@@ -179,6 +179,17 @@ TEST(RoutingMatch, AMaskWithCapacity) {
   EXPECT_TRUE(match->one_weight);
   EXPECT_EQ(match->ids, nullptr);
   ASSERT_NE(match->mask, nullptr);
+  EXPECT_EQ(match->layer.router.at("capacity"), "4");
+  ASSERT_EQ(match->layer.notes.size(), 1u);
+  EXPECT_THAT(match->layer.notes[0], ::testing::HasSubstr("tokens with 4, a constant of the file"));
+}
+
+TEST(RoutingMatch, ACapacityOfTheTokensThatAreThereIsNoLimit) {
+  const Matched matched = Match(MakeBlock(Replace(Capacity(), "<= 4)", "<= x.size(0))")));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_FALSE(match->layer.router.contains("capacity"));
+  EXPECT_TRUE(match->layer.notes.empty());
 }
 
 TEST(RoutingMatch, TwoMaxima) {
