@@ -133,6 +133,7 @@ class Hash {
 };
 
 void AddAttributes(const Node& node, Hash& hash) {
+  if (!node.hasAttributes()) return;
   for (const c10::Symbol name : node.attributeNames()) {
     switch (node.kindOf(name)) {
       case torch::jit::AttributeKind::i:

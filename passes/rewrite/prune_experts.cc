@@ -57,15 +57,12 @@ std::vector<Candidate> Candidates(const PlannedLayer& planned) {
 class Usage {
  public:
   Usage(const ObjectIndex& index, const std::set<const void*>& called_before) {
-    std::vector<GraphFunction*> pending;
-    for (GraphFunction* function : AllFunctions(index)) {
-      if (called_before.count(function) == 0) pending.push_back(function);
-      ForEachNode(function->graph()->block(), [&](torch::jit::Node* node) {
-        if (node->kind() != c10::prim::GetAttr && node->kind() != c10::prim::SetAttr) return;
-        if (const auto type = node->input(0)->type()->cast<c10::ClassType>())
-          readers_[{type.get(), node->s(c10::attr::name)}].insert(function);
-      });
-    }
+    std::vector<GraphFunction*> pending = AllFunctions(index, [&](GraphFunction& function, torch::jit::Node* node) {
+      if (node->kind() != c10::prim::GetAttr && node->kind() != c10::prim::SetAttr) return;
+      if (const auto type = node->input(0)->type()->cast<c10::ClassType>())
+        readers_[{type.get(), node->s(c10::attr::name)}].insert(&function);
+    });
+    std::erase_if(pending, [&](GraphFunction* function) { return called_before.contains(function); });
     while (!pending.empty()) {
       GraphFunction* function = pending.back();
       pending.pop_back();

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Each form as it should be: what is found in it, and which nodes go.
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
+#include "passes/detect/graph_text.h"
 #include "passes/detect/ir.h"
+#include "passes/detect/proof_memory.h"
 #include "tests/passes/detect/blocks.h"
 
 namespace autoep::testing {
@@ -159,6 +162,33 @@ TEST(Match, AGraphWithoutTopKHasNothing) {
   EXPECT_TRUE(matched.outcome.matches.empty());
   EXPECT_TRUE(matched.outcome.refusals.empty());
   EXPECT_TRUE(matched.outcome.unmet.empty());
+}
+
+// Expert 4's tokens are those of the expert whose number the module keeps.
+torch::jit::Module MakeBlockWithNumber(int64_t number, int64_t width = kWidth) {
+  torch::jit::Module block = MakeBlock("def unused(self):\n    return 0\n");
+  block.register_attribute("fourth", c10::IntType::get(), number);
+  for (const char* name : {"w1_0", "w3_0"}) block.setattr(name, at::zeros({width, kHidden}));
+  block.define(Replace(LoopSource(SparseExpert()), "ids == 4", "ids == self.fourth"));
+  return block;
+}
+
+TEST(ProofMemory, ServesEqualBlocksAndNoOthers) {
+  ProofMemory memory;
+  const auto match = [&](const torch::jit::Module& block) {
+    const auto graph = block.get_method("forward").graph()->copy();
+    PrepareBlockGraph(graph);
+    return std::pair(GraphText(*graph, block), MatchBlocks(graph, block, "block", &memory).matches.size());
+  };
+  const auto first = match(MakeBlockWithNumber(4));
+  EXPECT_EQ(first.second, 1u);
+  EXPECT_EQ(match(MakeBlockWithNumber(4)), first);
+  // Graphs that are equal in their nodes, over modules that are not.
+  for (const torch::jit::Module& other : {MakeBlockWithNumber(3), MakeBlockWithNumber(4, kWidth + 1)}) {
+    const auto found = match(other);
+    EXPECT_NE(found.first, first.first);
+    EXPECT_EQ(found.second, 0u);
+  }
 }
 
 }  // namespace
