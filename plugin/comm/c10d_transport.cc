@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// c10d's own all-to-all, on bytes, so that every dtype takes the same path in every backend.
+// c10d's own all-to-all, on bytes, so that every dtype takes the same path in every backend; between GPUs that reach each other's
+// memory, that instead.
 #include "plugin/comm/c10d_transport.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/util/Exception.h>
 
-#include <numeric>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <utility>
+
+#include "plugin/comm/peers.h"
 
 namespace autoep::comm {
 namespace {
@@ -29,26 +31,10 @@ class C10dCommunicator : public Communicator {
     }
   }
 
-  at::Tensor AllToAllRows(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive) override {
-    at::Tensor received;
-    Start(rows, send, receive, received)->wait();
-    return received;
-  }
-
-  std::vector<at::Tensor> AllToAllEach(const std::vector<at::Tensor>& rows, const std::vector<int64_t>& send,
-                                       const std::vector<int64_t>& receive) override {
-    const c10::DeviceType device = rows.at(0).device().type();
-    if (device != at::kCUDA) return Communicator::AllToAllEach(rows, send, receive);  // Gloo cannot
-    std::vector<at::Tensor> sent;
-    for (const at::Tensor& one : rows) sent.push_back(one.contiguous());  // alive until the end
-    std::vector<at::Tensor> received(rows.size());
-    group_->startCoalescing(device);
-    for (size_t i = 0; i < rows.size(); ++i) Start(sent[i], send, receive, received[i]);
-    group_->endCoalescing(device)->wait();
-    return received;
-  }
-
   at::Tensor AllToAllCounts(const at::Tensor& counts) override {
+    if (Peers* peers = PeersOf(group_, counts.device())) {
+      if (at::Tensor received = peers->Meet(counts); received.defined()) return received;
+    }
     const at::Tensor sent = counts.contiguous();
     at::Tensor received = at::empty_like(sent);
     at::Tensor to = received.view(at::kByte);
@@ -58,20 +44,53 @@ class C10dCommunicator : public Communicator {
     return received;
   }
 
+  Outbox MakeOutbox(const Columns& parts, int64_t room, const at::Tensor& like) override {
+    Peers* peers = PeersOf(group_, like.device());
+    return peers != nullptr ? peers->MakeOutbox(parts, room, like) : Communicator::MakeOutbox(parts, room, like);
+  }
+
+  Outbox MakeOutbox(const Columns& parts, const Traffic& traffic, const at::Tensor& like) override {
+    Peers* peers = PeersOf(group_, like.device());
+    return peers != nullptr ? peers->MakeOutbox(parts, traffic, like) : Communicator::MakeOutbox(parts, traffic, like);
+  }
+
+  std::unique_ptr<Arriving> StartEach(const std::vector<at::Tensor>& rows, const Traffic& traffic) override {
+    Peers* peers = PeersOf(group_, rows.at(0).device());
+    return peers != nullptr ? peers->Start(rows, traffic) : Communicator::StartEach(rows, traffic);
+  }
+
+  std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed,
+                                      int64_t columns, at::ScalarType type, int64_t again_bytes, const Work& work) override {
+    Peers* peers = PeersOf(group_, rows.at(0).device());
+    return peers != nullptr ? peers->RoundTrip(rows, traffic, boxed, columns, type, again_bytes, work) : std::nullopt;
+  }
+
+  std::vector<at::Tensor> AllToAllEach(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed) override {
+    const at::Device device = rows.at(0).device();
+    if (Peers* peers = PeersOf(group_, device)) return peers->Exchange(rows, traffic, boxed);
+    std::vector<at::Tensor> sent, received;
+    for (const at::Tensor& one : rows) sent.push_back(one.contiguous());  // alive until the end
+    received.resize(rows.size());
+    const bool coalesced = device.is_cuda() && rows.size() > 1;  // Gloo cannot
+    if (coalesced) group_->startCoalescing(device.type());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const c10::intrusive_ptr<c10d::Work> work = Start(sent[i], traffic, received[i]);
+      if (!coalesced) work->wait();
+    }
+    if (coalesced) group_->endCoalescing(device.type())->wait();
+    return received;
+  }
+
  private:
   // This rank's own rows are copied by it; the others', before them, are the group's.
-  c10::intrusive_ptr<c10d::Work> Start(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive,
-                                       at::Tensor& received) {
-    const int64_t own = std::exchange(send[rank()], 0);
-    receive[rank()] = 0;
-    const int64_t away = std::accumulate(send.begin(), send.end(), int64_t{0});
-    const int64_t come = std::accumulate(receive.begin(), receive.end(), int64_t{0});
-    const at::Tensor sent = rows.contiguous();
-    received = at::empty({come + own, rows.size(1)}, rows.options());
-    at::Tensor to = received.narrow(0, 0, come).view(at::kByte);
+  c10::intrusive_ptr<c10d::Work> Start(const at::Tensor& sent, const Traffic& traffic, at::Tensor& received) {
+    const int64_t own = traffic.Rows(rank(), rank()), away = traffic.Away(rank()), coming = traffic.Coming(rank());
+    received = at::empty({coming + own, sent.size(1)}, sent.options());
+    at::Tensor to = received.narrow(0, 0, coming).view(at::kByte);
     at::Tensor from = sent.narrow(0, 0, away).view(at::kByte);
+    std::vector<int64_t> receive = traffic.ReceiveSizes(rank()), send = traffic.SendSizes(rank());
     c10::intrusive_ptr<c10d::Work> work = group_->alltoall_base(to, from, receive, send);
-    received.narrow(0, come, own).copy_(sent.narrow(0, away, own));
+    received.narrow(0, coming, own).copy_(sent.narrow(0, away, own));
     return work;
   }
 

@@ -3,7 +3,8 @@
 #include "plugin/comm/local.h"
 
 #include <ATen/ThreadLocalState.h>
-#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
@@ -33,12 +34,14 @@ class LocalExchange {
     failure_.clear();
   }
 
-  at::Tensor Exchange(int64_t rank, const at::Tensor& rows, std::vector<int64_t> send, const std::vector<int64_t>& receive) {
-    Put(rank, rows, std::move(send));
+  at::Tensor Exchange(int64_t rank, const at::Tensor& rows, const Traffic& traffic) {
+    Put(rank, rows, traffic);
     Meet(rank);
-    std::vector<at::Tensor> parts;
-    for (const int64_t source : OwnLast(rank)) parts.push_back(Take(source, rank, receive[source]));
-    at::Tensor received = at::cat(parts);
+    at::Tensor received = at::empty({traffic.Received(rank), rows.size(1)}, rows.options());
+    for (int64_t source = 0; source < size_; ++source) {
+      const at::Tensor taken = Take(source, rank, traffic.Rows(source, rank));
+      received.narrow(0, traffic.ReceiveBegin(source, rank), taken.size(0)).copy_(taken);
+    }
     Meet(rank);
     return received;
   }
@@ -60,19 +63,9 @@ class LocalExchange {
   }
 
  private:
-  // The ranks in the order of a rank's rows.
-  std::vector<int64_t> OwnLast(int64_t rank) const {
-    std::vector<int64_t> ranks;
-    for (int64_t other = 0; other < size_; ++other) {
-      if (other != rank) ranks.push_back(other);
-    }
-    ranks.push_back(rank);
-    return ranks;
-  }
-
   struct Parcel {
     at::Tensor rows;  // a reference: stays alive though its rank fails
-    std::vector<int64_t> send;
+    std::optional<Traffic> traffic;
   };
 
   std::string Unequal(int64_t rank) const {
@@ -87,22 +80,17 @@ class LocalExchange {
     changed_.notify_all();
   }
 
-  void Put(int64_t rank, const at::Tensor& rows, std::vector<int64_t> send) {
+  void Put(int64_t rank, const at::Tensor& rows, const Traffic& traffic) {
     const std::lock_guard lock(mutex_);
-    parcels_[rank] = {rows, std::move(send)};
+    parcels_[rank] = {rows, traffic};
   }
 
   at::Tensor Take(int64_t source, int64_t rank, int64_t expected) {
     const std::lock_guard lock(mutex_);
     const Parcel& parcel = parcels_[source];
-    TORCH_CHECK(parcel.send[rank] == expected, "autoep: rank ", source, " sends ", parcel.send[rank], " rows to rank ", rank,
-                ", which expects ", expected);
-    int64_t begin = 0;
-    for (const int64_t other : OwnLast(source)) {
-      if (other == rank) break;
-      begin += parcel.send[other];
-    }
-    return parcel.rows.narrow(0, begin, expected);
+    const int64_t sent = parcel.traffic->Rows(source, rank);
+    TORCH_CHECK(sent == expected, "autoep: rank ", source, " sends ", sent, " rows to rank ", rank, ", which expects ", expected);
+    return parcel.rows.narrow(0, parcel.traffic->SendBegin(source, rank), expected);
   }
 
   // Returns when every rank is here.
@@ -145,17 +133,36 @@ class LocalCommunicator : public Communicator {
   std::chrono::milliseconds timeout(c10::DeviceType) const override { return exchange_->timeout(); }
   const std::string& name() const { return exchange_->name(); }
 
-  at::Tensor AllToAllRows(const at::Tensor& rows, std::vector<int64_t> send, std::vector<int64_t> receive) override {
-    return exchange_->Exchange(rank_, rows, std::move(send), receive);
+  std::vector<at::Tensor> AllToAllEach(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed&) override {
+    std::vector<at::Tensor> received;
+    for (const at::Tensor& one : rows) received.push_back(exchange_->Exchange(rank_, one, traffic));
+    return received;
+  }
+
+  // Nothing is gained; on the CPU it costs little, and virtual ranks then go the ways that GPUs do.
+  std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed&, int64_t columns,
+                                      at::ScalarType type, int64_t, const Work& work) override {
+    if (!rows.front().is_cpu()) return std::nullopt;
+    const std::vector<at::Tensor> came = AllToAllEach(rows, traffic, {});
+    const at::Tensor answers = at::empty({traffic.Received(rank_), columns}, rows.back().options().dtype(type));
+    const auto work_on = [&](bool own, int64_t begin, int64_t count) {
+      std::vector<at::Tensor> parts;
+      for (const at::Tensor& part : came) parts.push_back(part.narrow(0, begin, count));
+      if (count > 0) work(own, parts, answers.narrow(0, begin, count));
+    };
+    work_on(true, traffic.Coming(rank_), traffic.Rows(rank_, rank_));
+    work_on(false, 0, traffic.Coming(rank_));
+    return AllToAllRows(answers, traffic.Back());
   }
 
   at::Tensor AllToAllCounts(const at::Tensor& counts) override {
-    const std::vector<int64_t> one(size(), 1);
-    const at::Tensor own_last =
-        at::cat({counts.narrow(0, 0, rank_), counts.narrow(0, rank_ + 1, size() - rank_ - 1), counts.narrow(0, rank_, 1)});
-    const at::Tensor received = AllToAllRows(own_last, one, one);
-    return at::cat(
-        {received.narrow(0, 0, rank_), received.narrow(0, size() - 1, 1), received.narrow(0, rank_, size() - rank_ - 1)});
+    const Traffic one(std::vector<std::vector<int64_t>>(size(), std::vector<int64_t>(size(), 1)));
+    at::Tensor sent = at::empty_like(counts);
+    for (int64_t to = 0; to < size(); ++to) sent.select(0, one.SendBegin(rank_, to)).copy_(counts.select(0, to));
+    const at::Tensor came = AllToAllRows(sent, one);
+    at::Tensor received = at::empty_like(counts);
+    for (int64_t from = 0; from < size(); ++from) received.select(0, from).copy_(came.select(0, one.ReceiveBegin(from, rank_)));
+    return received;
   }
 
  private:

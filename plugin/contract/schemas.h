@@ -30,7 +30,7 @@ inline constexpr int64_t kOpAbi = 1;
 //                           its choices there has the position in this rank's send buffer (sorted by rank, this one last, and
 //                           token); the other choices have positions past its end. Then each choice's slot number, rank * S + slot
 //   received   [N, S]       int64; rows that came from each rank for each slot
-//              [N, S + 2]   where ep_size > 1, on CPU; then the tokens sent to each rank, and those that came from it
+//              [N, S + N]   where ep_size > 1, on CPU; then the tokens that each rank sent to each
 inline constexpr char kDispatch[] =
     "dispatch(Tensor x, Tensor ids, Tensor? scale, Tensor placement, int ep_size, str group, str layer, int abi) -> "
     "(Tensor rows, Tensor offsets, Tensor counts, Tensor order, Tensor received)";

@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The send plan, the count exchange with its cross-check, and the rows' way there and back.
+// The send plan, and the rows' way there and back.
 #include "plugin/ops/exchange.h"
 
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <map>
 #include <mutex>
 #include <numeric>
-#include <string_view>
 #include <utility>
 
 #include "plugin/comm/resolve.h"
@@ -24,15 +20,6 @@
 
 namespace autoep::ops {
 namespace {
-
-constexpr int64_t kFailed = -1;  // in place of a signature
-
-// FNV-1a, without its sign bit.
-int64_t Hash(std::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const unsigned char byte : text) hash = (hash ^ byte) * 0x100000001b3;
-  return static_cast<int64_t>(hash >> 1);
-}
 
 void CheckTable(const at::Tensor& placement, int64_t ep_size, const std::string& layer) {
   contract::Placement table{.ep_size = ep_size, .experts = {}};
@@ -64,6 +51,13 @@ std::vector<int64_t> OwnLast(int64_t rank, int64_t ranks) {
   return slots;
 }
 
+at::ScalarType NumberType(const std::optional<at::Tensor>& factors) {
+  return factors ? AccumulateType(factors->scalar_type()) : at::kFloat;
+}
+
+// Rows of the send buffer that could be used.
+int64_t Room(const SendPlan& plan, int64_t ranks) { return plan.first.size(0) * std::min(plan.first.size(1), ranks); }
+
 SendPlan PlanSend(const Kernels& kernels, const PairOrder& pairs, int64_t rank, int64_t ranks, const std::string& layer) {
   const Destinations found = kernels.find_destinations(pairs.order, pairs.ends, ranks);
   const PairOrder tokens = kernels.order_pairs(found.ranks, Table(OwnLast(rank, ranks), found.ranks.device()), 1, layer);
@@ -87,6 +81,16 @@ comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const s
   return std::move(found).value();
 }
 
+comm::Traffic TrafficOf(const at::Tensor& tokens) {
+  const at::Tensor entries = tokens.contiguous();
+  std::vector<std::vector<int64_t>> rows;
+  for (int64_t rank = 0; rank < entries.size(0); ++rank) {
+    const int64_t* row = entries.const_data_ptr<int64_t>() + rank * entries.size(1);
+    rows.emplace_back(row, row + entries.size(1));
+  }
+  return comm::Traffic(std::move(rows));
+}
+
 at::Tensor SendPlan::Order() const { return at::cat({first, slots}, 1); }
 
 SendPlan SendPlan::FromOrder(const at::Tensor& order) {
@@ -94,78 +98,33 @@ SendPlan SendPlan::FromOrder(const at::Tensor& order) {
   return {order.narrow(1, 0, choices).contiguous(), order.narrow(1, choices, choices), {}};
 }
 
-CountExchange::CountExchange(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot,
-                             const at::Tensor& tokens, const std::string& signature, bool failed)
-    : rank_(communicator.rank()),
-      ranks_(communicator.size()),
-      slots_(by_slot.size(0) / ranks_),
-      experts_(by_slot.size(0)),
-      timeout_(communicator.timeout(tokens.device().type())),
-      signature_(signature),
-      mark_(failed ? kFailed : Hash(signature)) {
-  const at::Tensor mark = at::full({ranks_, 1}, mark_, tokens.options());
-  heard_ = communicator.AllToAllCounts(at::cat({by_slot.view({ranks_, slots_}), tokens.unsqueeze(1), mark}, 1));
-  const at::Tensor all = at::cat({heard_.view(-1), tokens, counts});
-  if (all.is_cpu()) {
-    host_ = all;
-    return;
-  }
-  host_ = at::empty(all.sizes(), all.options().device(at::kCPU).pinned_memory(true));
-  host_.copy_(all, /*non_blocking=*/true);
-  copied_.emplace(all.device().type());
-  copied_->record(c10::impl::VirtualGuardImpl(all.device().type()).getStream(all.device()));
-}
-
-void CountExchange::Wait(const std::string& layer) const {
-  if (!copied_) return;
-  const auto deadline = std::chrono::steady_clock::now() + timeout_;
-  while (!copied_->query()) {
-    AUTOEP_CHECK(std::chrono::steady_clock::now() < deadline, layer, "rank ", rank_, " of the group waited ",
-                 timeout_.count() / 1000.0, " s for the others: one of them is gone, or is not in this call");
-  }
-}
-
-Counts CountExchange::Finish(const std::optional<std::string>& failure, const std::string& layer) {
-  Wait(layer);
-  AUTOEP_CHECK(!failure, layer, *failure);
-  const at::Tensor answer = host_.narrow(0, 0, heard_.numel()).view(heard_.sizes());
-  const auto entries = answer.accessor<int64_t, 2>();
-  for (int64_t rank = 0; rank < ranks_; ++rank) {
-    const int64_t mark = entries[rank][slots_ + 1];
-    AUTOEP_CHECK(mark != kFailed, layer, "rank ", rank, " of the group failed here; its own message says why");
-    AUTOEP_CHECK(mark == mark_, layer, "rank ", rank, " of the group is in another call than rank ", rank_, " (", signature_,
-                 "): every rank must run the same converted model, with inputs of one dtype");
-  }
-  const at::Tensor sent = host_.narrow(0, heard_.numel(), ranks_).unsqueeze(1);
-  return {host_.narrow(0, heard_.numel() + ranks_, experts_).clone(),
-          at::cat({answer.narrow(1, 0, slots_), sent, answer.narrow(1, slots_, 1)}, 1)};
-}
-
 at::Tensor Numbers(const SendPlan& plan, const std::optional<at::Tensor>& factors) {
-  const at::ScalarType type = factors ? AccumulateType(factors->scalar_type()) : at::kFloat;
+  const at::ScalarType type = NumberType(factors);
   const at::Tensor slots = plan.slots.to(type);  // far below where fp32 skips integers
   return factors ? at::cat({slots, factors->to(type)}, 1) : slots;
 }
 
 at::Tensor Pack(const at::Tensor& values, const SendPlan& plan, int64_t ranks, at::ScalarType type) {
-  const int64_t most = plan.first.size(0) * std::min(plan.first.size(1), ranks);
-  return KernelsFor(values.device()).spread_rows(values, std::nullopt, plan.first, most, type);
+  return KernelsFor(values.device()).spread_rows(values, std::nullopt, plan.first, Room(plan, ranks), type);
 }
 
 Exchange::Exchange(comm::CommunicatorPtr communicator, SendPlan plan, const at::Tensor& received, std::string layer)
     : communicator_(std::move(communicator)), plan_(std::move(plan)), layer_(std::move(layer)) {
   CheckInt64(received, 2, "received", layer_);
   AUTOEP_CHECK(received.is_cpu(), layer_, "received must be on the CPU, as dispatch returned it");
-  AUTOEP_CHECK(received.size(0) == communicator_->size() && received.size(1) > 2, layer_, "received ", received.sizes(),
-               " is not what dispatch returned on ", communicator_->size(), " ranks");
-  slots_per_rank_ = received.size(1) - 2;
+  const int64_t ranks = communicator_->size();
+  AUTOEP_CHECK(received.size(0) == ranks && received.size(1) > ranks, layer_, "received ", received.sizes(),
+               " is not what dispatch returned on ", ranks, " ranks");
+  slots_per_rank_ = received.size(1) - ranks;
   const auto entries = received.accessor<int64_t, 2>();
-  num_rows_ = 0;
-  for (int64_t rank = 0; rank < received.size(0); ++rank) {
-    for (int64_t slot = 0; slot < slots_per_rank_; ++slot) num_rows_ += entries[rank][slot];
-    send_.push_back(entries[rank][slots_per_rank_]);
-    receive_.push_back(entries[rank][slots_per_rank_ + 1]);
+  num_rows_ = own_rows_ = 0;
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    for (int64_t slot = 0; slot < slots_per_rank_; ++slot) {
+      num_rows_ += entries[rank][slot];
+      if (rank == communicator_->rank()) own_rows_ += entries[rank][slot];
+    }
   }
+  traffic_ = TrafficOf(received.narrow(1, slots_per_rank_, ranks));
 }
 
 Arrivals Exchange::Announce(const std::optional<at::Tensor>& factors) const {
@@ -194,53 +153,89 @@ Arrivals Exchange::Arrive(const Choices& choices) const {
 }
 
 at::Tensor Exchange::ToExperts(const at::Tensor& values, at::ScalarType type) const {
-  return communicator_->AllToAllRows(Filled(Pack(values, plan_, communicator_->size(), type)), send_, receive_);
+  return communicator_->AllToAllRows(Filled(Pack(values, plan_, communicator_->size(), type)), traffic_);
 }
 
-std::pair<Choices, at::Tensor> Exchange::AnnounceWith(const at::Tensor& numbers, bool has_factors, const at::Tensor& values) const {
-  const std::vector<at::Tensor> arrived = communicator_->AllToAllEach({Filled(numbers), Filled(values)}, send_, receive_);
+std::pair<Choices, at::Tensor> Exchange::AnnounceWith(const at::Tensor& numbers, bool has_factors, const at::Tensor& values,
+                                                      const comm::Boxed& boxed) const {
+  const std::vector<at::Tensor> arrived = communicator_->AllToAllEach({Filled(numbers), Filled(values)}, traffic_, boxed);
   return {Told(arrived[0], has_factors), arrived[1]};
 }
 
-at::Tensor Exchange::Filled(const at::Tensor& packed) const {
-  return packed.narrow(0, 0, std::accumulate(send_.begin(), send_.end(), int64_t{0}));
-}
+at::Tensor Exchange::Filled(const at::Tensor& packed) const { return packed.narrow(0, 0, traffic_.Sent(communicator_->rank())); }
 
 at::Tensor Exchange::ToTokens(const at::Tensor& values, at::ScalarType type) const {
-  const at::Tensor rows = communicator_->AllToAllRows(values, receive_, send_);
+  const at::Tensor rows = communicator_->AllToAllRows(values, traffic_.Back());
   return KernelsFor(values.device()).sum_rows(rows, std::nullopt, plan_.first, type);
 }
 
-std::vector<at::Tensor> Exchange::ToTokensEach(const std::vector<at::Tensor>& values) const {
+at::Tensor Exchange::ToTokens(int64_t columns, at::ScalarType part, const at::Tensor& like, at::ScalarType type,
+                              const std::function<void(const at::Tensor& values)>& write) const {
+  const comm::Traffic back = traffic_.Back();
+  const comm::Outbox box = communicator_->MakeOutbox({{columns, part}}, back, like);
+  write(box.parts[0]);
+  const at::Tensor rows = communicator_->AllToAllEach(box.parts, back, comm::BoxedAll(back)).front();
+  return KernelsFor(like.device()).sum_rows(rows, std::nullopt, plan_.first, type);
+}
+
+Exchange::Home Exchange::StartToTokens(const std::vector<at::Tensor>& values) const {
+  Home home;
+  home.rows_ = communicator_->StartEach(values, traffic_.Back());
+  home.first_ = plan_.first;
+  return home;
+}
+
+std::vector<at::Tensor> Exchange::Home::Wait() {
   std::vector<at::Tensor> sums;
-  for (const at::Tensor& rows : communicator_->AllToAllEach(values, receive_, send_)) {
-    sums.push_back(KernelsFor(rows.device()).sum_rows(rows, std::nullopt, plan_.first, rows.scalar_type()));
+  for (const at::Tensor& rows : rows_->Wait()) {
+    sums.push_back(KernelsFor(rows.device()).sum_rows(rows, std::nullopt, first_, rows.scalar_type()));
   }
   return sums;
 }
 
-Sent SendTokens(comm::CommunicatorPtr communicator, const at::Tensor& x, const PairOrder& pairs,
-                const std::optional<at::Tensor>& factors, const std::string& signature, const std::string& layer) {
+std::optional<at::Tensor> Exchange::RoundTrip(const Packed& packed, at::ScalarType part, at::ScalarType type, int64_t again_bytes,
+                                              const Work& work) const {
+  const at::Tensor tokens = Filled(packed.box.parts[1]);
+  const auto work_on = [&](bool own, const std::vector<at::Tensor>& came, const at::Tensor& answers) {
+    work(Told(came[0], packed.has_factors), came[1], own ? own_rows_ : num_rows_ - own_rows_, answers);
+  };
+  const std::optional<at::Tensor> home = communicator_->RoundTrip({Filled(packed.box.parts[0]), tokens}, traffic_,
+                                                                  packed.counts.boxed, tokens.size(1), part, again_bytes, work_on);
+  if (!home) return std::nullopt;
+  return KernelsFor(tokens.device()).sum_rows(*home, std::nullopt, plan_.first, type);
+}
+
+std::pair<Choices, at::Tensor> Packed::Send() const {
+  return exchange.AnnounceWith(box.parts[0], has_factors, box.parts[1], counts.boxed);
+}
+
+Packed PackTokens(comm::CommunicatorPtr communicator, const at::Tensor& x, const PairOrder& pairs,
+                  const std::optional<at::Tensor>& factors, const std::string& signature, const std::string& layer) {
   const Kernels& kernels = KernelsFor(x.device());
   const int64_t ranks = communicator->size();
   const int64_t experts = pairs.by_slot.size(0);
+  comm::Outbox box;
   std::optional<std::string> failure;
   if (pairs.bad_id) failure = BadId(*pairs.bad_id, experts);
   // After a failure the pairs have no order, and the others must still be told.
   SendPlan plan = failure ? SendPlan{{}, {}, at::zeros({ranks}, pairs.by_slot.options())}
                           : PlanSend(kernels, pairs, communicator->rank(), ranks, layer);
-  CountExchange exchange_counts(*communicator, failure ? pairs.by_slot : pairs.counts, pairs.by_slot, plan.tokens, signature,
-                                failure.has_value());
-  at::Tensor numbers, rows;
+  const auto pack = [&] {
+    const at::Tensor numbers = Numbers(plan, factors);
+    kernels.spread_into(box.parts[0], numbers, std::nullopt, plan.first);
+    kernels.spread_into(box.parts[1], x, std::nullopt, plan.first);
+  };
   if (!failure) {
-    numbers = Numbers(plan, factors);
-    numbers = Pack(numbers, plan, ranks, numbers.scalar_type());
-    rows = Pack(x, plan, ranks, x.scalar_type());
+    const int64_t numbers = pairs.order.size(1) * (factors ? 2 : 1);
+    box = communicator->MakeOutbox({{numbers, NumberType(factors)}, {x.size(1), x.scalar_type()}}, Room(plan, ranks), x);
+    if (box.room > 0) pack();  // it is to be there when the counts are
   }
+  CountExchange exchange_counts(*communicator, failure ? pairs.by_slot : pairs.counts, pairs.by_slot, plan.tokens, box.room,
+                                signature, failure.has_value());
+  if (!failure && box.room <= 0) pack();
   Counts counts = exchange_counts.Finish(failure, layer);
   Exchange exchange(std::move(communicator), plan, counts.received, layer);
-  auto [choices, tokens] = exchange.AnnounceWith(numbers, factors.has_value(), rows);
-  return {std::move(exchange), std::move(counts), std::move(plan), std::move(choices), std::move(tokens)};
+  return {std::move(exchange), std::move(counts), std::move(plan), factors.has_value(), std::move(box)};
 }
 
 std::string BadId(int64_t id, int64_t experts) {

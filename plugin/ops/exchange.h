@@ -4,16 +4,17 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/Event.h>
 
-#include <chrono>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "plugin/comm/communicator.h"
+#include "plugin/ops/count_exchange.h"
 #include "plugin/ops/kernels.h"
 
 namespace autoep::ops {
@@ -23,6 +24,9 @@ void CheckPlacement(const at::Tensor& placement, int64_t ep_size, const std::str
 
 // Throws with a sentence that names the layer.
 comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const std::string& layer);
+
+// tokens [N, N] int64, on the CPU: from each rank to each.
+comm::Traffic TrafficOf(const at::Tensor& tokens);
 
 // Where this rank's tokens go.
 struct SendPlan {
@@ -35,35 +39,6 @@ struct SendPlan {
   // order [T, 2k], as dispatch returns it, and from it.
   at::Tensor Order() const;
   static SendPlan FromOrder(const at::Tensor& order);
-};
-
-struct Counts {
-  at::Tensor counts;    // [E], as dispatch returns it: on the CPU
-  at::Tensor received;  // [N, S + 2], likewise
-};
-
-// Tells every rank how much comes to it. Every rank also says which call it is in (`signature`); if they differ, or if a rank
-// reports a `failure`, every rank throws, each with its own sentence.
-class CountExchange {
- public:
-  // counts [E]: this rank's pairs for each expert; by_slot [E]: for each slot number; tokens [N]: its tokens to each rank. Starts
-  // the exchange and does not wait for it, so that what does not need the counts can be launched.
-  CountExchange(comm::Communicator& communicator, const at::Tensor& counts, const at::Tensor& by_slot, const at::Tensor& tokens,
-                const std::string& signature, bool failed);
-
-  // Waits for the counts, and for nothing that was launched since. Throws where the others do not come within the group's timeout.
-  Counts Finish(const std::optional<std::string>& failure, const std::string& layer);
-
- private:
-  void Wait(const std::string& layer) const;
-
-  const int64_t rank_, ranks_, slots_, experts_;
-  const std::chrono::milliseconds timeout_;
-  const std::string signature_;
-  const int64_t mark_;
-  at::Tensor heard_;  // [N, S + 2]: from each rank; its pairs for each slot, its tokens, its mark
-  at::Tensor host_;   // on the CPU: heard_, tokens, counts
-  std::optional<c10::Event> copied_;
 };
 
 // What a rank is told of the tokens that came to it: V of them, laid out as AllToAllRows gives them.
@@ -85,6 +60,8 @@ at::Tensor Numbers(const SendPlan& plan, const std::optional<at::Tensor>& factor
 // values [T, C] at the positions of the send buffer, before it is known how many of its rows are used: every row that could be.
 at::Tensor Pack(const at::Tensor& values, const SendPlan& plan, int64_t ranks, at::ScalarType type);
 
+struct Packed;
+
 // Between several ranks. Each call that sends is collective.
 class Exchange {
  public:
@@ -99,11 +76,31 @@ class Exchange {
   // values [T, C], float, sent in `type`, theirs or narrower: [V, C].
   at::Tensor ToExperts(const at::Tensor& values, at::ScalarType type) const;
   // Both at once: what Pack made of Numbers and of values.
-  std::pair<Choices, at::Tensor> AnnounceWith(const at::Tensor& numbers, bool has_factors, const at::Tensor& values) const;
+  std::pair<Choices, at::Tensor> AnnounceWith(const at::Tensor& numbers, bool has_factors, const at::Tensor& values,
+                                              const comm::Boxed& boxed = {}) const;
   // values [V, C] back to their tokens, the ranks' summed: [T, C] of `type`, theirs or wider.
   at::Tensor ToTokens(const at::Tensor& values, at::ScalarType type) const;
-  // As ToTokens of each, in their own types.
-  std::vector<at::Tensor> ToTokensEach(const std::vector<at::Tensor>& values) const;
+  // The same of values that were written into [V, columns] of dtype `part` on `like`'s device.
+  at::Tensor ToTokens(int64_t columns, at::ScalarType part, const at::Tensor& like, at::ScalarType type,
+                      const std::function<void(const at::Tensor& values)>& write) const;
+  // As ToTokens of each, in their own types. What the device does until Wait is called goes on beside it.
+  class Home {
+   public:
+    std::vector<at::Tensor> Wait();
+
+   private:
+    friend class Exchange;
+    std::unique_ptr<comm::Arriving> rows_;
+    at::Tensor first_;
+  };
+  Home StartToTokens(const std::vector<at::Tensor>& values) const;
+
+  // packed to the experts and their answers back, where the transport gains by moving the others' while the own are worked on: work
+  // makes answers [n, H] of dtype `part`, of tokens [n, H] with these choices, num_rows of which are for experts here; again_bytes
+  // are what it reads each time. Returns the answers' sums [T, H] of dtype `type`.
+  using Work = std::function<void(const Choices& choices, const at::Tensor& tokens, int64_t num_rows, const at::Tensor& answers)>;
+  std::optional<at::Tensor> RoundTrip(const Packed& packed, at::ScalarType part, at::ScalarType type, int64_t again_bytes,
+                                      const Work& work) const;
 
   // A placement [N * S, 1, 2] on one rank: this rank's slot numbers in its slots, all others in slot S.
   at::Tensor Placement(const at::Device& device) const;
@@ -117,24 +114,26 @@ class Exchange {
   const SendPlan plan_;
   const std::string layer_;
   int64_t slots_per_rank_;
-  int64_t num_rows_;
-  std::vector<int64_t> send_;     // tokens to each rank
-  std::vector<int64_t> receive_;  // tokens from each rank
+  int64_t num_rows_, own_rows_;  // of this rank's experts; of these, of its own tokens
+  comm::Traffic traffic_;        // tokens to their experts
 };
 
-// This rank's tokens on their way.
-struct Sent {
+// This rank's tokens, ready to go.
+struct Packed {
   Exchange exchange;
   Counts counts;
   SendPlan plan;
-  Choices choices;    // of what came
-  at::Tensor tokens;  // [V, H] that came
+  bool has_factors;
+  comm::Outbox box;  // Numbers, and the tokens
+
+  // What came, and [V, H] of it.
+  std::pair<Choices, at::Tensor> Send() const;
 };
 
-// x [T, H] and, if given, factors [T, k] to the ranks that `pairs` says. Ranks that differ in `signature` throw, and all do where
-// one has a bad id.
-Sent SendTokens(comm::CommunicatorPtr communicator, const at::Tensor& x, const PairOrder& pairs,
-                const std::optional<at::Tensor>& factors, const std::string& signature, const std::string& layer);
+// x [T, H] and, if given, factors [T, k] for the ranks that `pairs` says. Ranks that differ in `signature` throw, and all do where
+// one has a bad id. Collective.
+Packed PackTokens(comm::CommunicatorPtr communicator, const at::Tensor& x, const PairOrder& pairs,
+                  const std::optional<at::Tensor>& factors, const std::string& signature, const std::string& layer);
 
 // The sentence for an id that no expert has.
 std::string BadId(int64_t id, int64_t experts);

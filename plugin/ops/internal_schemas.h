@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ops that no graph on disk holds: what autograd calls, so that compilers can trace through a backward pass. Not a contract.
+// Ops that no graph on disk holds: what autograd calls, so that compilers can trace through a backward pass, and one for tests. Not
+// a contract.
 //
 // A gradient that is not wanted is an empty tensor.
 #pragma once
@@ -28,5 +29,9 @@ inline constexpr char kCombineBackward[] =
     "combine_backward(Tensor grad, Tensor? rows, Tensor? weights, Tensor order, Tensor counts, Tensor received, "
     "Tensor placement, SymInt num_rows, ScalarType rows_dtype, int ep_size, str group, str layer) -> "
     "(Tensor grad_rows, Tensor grad_weights)";
+
+// The transport alone, without a gradient. rows: this rank's, for each other rank in their order, then for itself. tokens [N, N]
+// int64, on the CPU and the same on every rank: rows from each rank to each. Returns the rows that came, likewise by source.
+inline constexpr char kAllToAll[] = "all_to_all(Tensor rows, Tensor tokens, str group) -> Tensor";
 
 }  // namespace autoep::ops

@@ -7,8 +7,9 @@
 namespace autoep::ops {
 namespace {
 
-constexpr Kernels kCpuKernels = {cpu::OrderPairs,     cpu::FindDestinations, cpu::SpreadRows, cpu::SumRows, cpu::DotRows,
-                                 cpu::ForwardExperts, cpu::BackwardExperts,  nullptr,         nullptr,      nullptr};
+constexpr Kernels kCpuKernels = {
+    cpu::OrderPairs, cpu::FindDestinations, cpu::SpreadRows,      cpu::SpreadInto, cpu::SumRows, cpu::SumInto,
+    cpu::DotRows,    cpu::ForwardExperts,   cpu::BackwardExperts, nullptr,         nullptr,      nullptr};
 
 const Kernels* cuda_kernels = nullptr;
 

@@ -17,7 +17,9 @@ struct Kernels {
   decltype(&cpu::OrderPairs) order_pairs;
   decltype(&cpu::FindDestinations) find_destinations;
   decltype(&cpu::SpreadRows) spread_rows;
+  decltype(&cpu::SpreadInto) spread_into;
   decltype(&cpu::SumRows) sum_rows;
+  decltype(&cpu::SumInto) sum_into;
   decltype(&cpu::DotRows) dot_rows;
   decltype(&cpu::ForwardExperts) forward_experts;
   decltype(&cpu::BackwardExperts) backward_experts;

@@ -6,8 +6,9 @@ namespace autoep::ops {
 namespace {
 
 [[maybe_unused]] const bool registered = [] {
-  RegisterCudaKernels({cuda::OrderPairs, cuda::FindDestinations, cuda::SpreadRows, cuda::SumRows, cuda::DotRows,
-                       cuda::ForwardExperts, cuda::BackwardExperts, cuda::MoeRuns, cuda::ForwardMoe, cuda::BackwardMoe});
+  RegisterCudaKernels({cuda::OrderPairs, cuda::FindDestinations, cuda::SpreadRows, cuda::SpreadInto, cuda::SumRows, cuda::SumInto,
+                       cuda::DotRows, cuda::ForwardExperts, cuda::BackwardExperts, cuda::MoeRuns, cuda::ForwardMoe,
+                       cuda::BackwardMoe});
   return true;
 }();
 

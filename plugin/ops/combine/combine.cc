@@ -22,10 +22,6 @@ namespace {
 using OptionalTensor = std::optional<at::Tensor>;
 using TwoTensors = std::tuple<at::Tensor, at::Tensor>;
 
-at::ScalarType OutType(const at::Tensor& rows, const OptionalTensor& weights) {
-  return weights ? c10::promoteTypes(rows.scalar_type(), weights->scalar_type()) : rows.scalar_type();
-}
-
 void CheckCombine(const at::Tensor& rows, const OptionalTensor& weights, const at::Tensor& order, const at::Tensor& received,
                   int64_t ep_size, const std::string& layer, int64_t abi) {
   CheckAbi(abi, layer);
@@ -50,7 +46,7 @@ at::Tensor Combine(const at::Tensor& rows, const OptionalTensor& weights, const 
   CheckCombine(rows, weights, order, received, ep_size, layer, abi);
   Record(weights, layer);
   const Kernels& kernels = KernelsFor(rows.device());
-  const at::ScalarType type = OutType(rows, weights);
+  const at::ScalarType type = SumType(rows, weights);
   if (ep_size == 1) {
     CheckRowCount(rows, order.numel(), layer);
     return kernels.sum_rows(rows, weights, order, type);
@@ -58,8 +54,8 @@ at::Tensor Combine(const at::Tensor& rows, const OptionalTensor& weights, const 
   const Exchange exchange(Resolve(group, ep_size, layer), SendPlan::FromOrder(order), received, layer);
   CheckRowCount(rows, exchange.num_rows(), layer);
   const Arrivals arrivals = exchange.Announce(weights);
-  const at::ScalarType part = PartType(rows.scalar_type(), type);
-  return exchange.ToTokens(kernels.sum_rows(rows, arrivals.factors, arrivals.places, part), type);
+  const auto write = [&](const at::Tensor& parts) { kernels.sum_into(parts, rows, arrivals.factors, arrivals.places); };
+  return exchange.ToTokens(rows.size(1), PartType(rows.scalar_type(), type), rows, type, write);
 }
 
 // Each pair's gradient is its token's, times its weight; it travels as the token did.

@@ -24,11 +24,17 @@ using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
 }  // namespace
 
 at::Tensor SumRows(const at::Tensor& rows, const std::optional<at::Tensor>& weights, const at::Tensor& order, at::ScalarType type) {
+  at::Tensor out = at::empty({order.size(0), rows.size(1)}, rows.options().dtype(type));
+  SumInto(out, rows, weights, order);
+  return out;
+}
+
+void SumInto(const at::Tensor& out, const at::Tensor& rows, const std::optional<at::Tensor>& weights, const at::Tensor& order) {
+  const at::ScalarType type = out.scalar_type();
   const int64_t choices = order.size(1);
   const int64_t hidden = rows.size(1);
   const at::Tensor in = rows.contiguous();
   const at::Tensor factors = weights ? weights->to(AccumulateType(type)).contiguous() : at::Tensor();
-  at::Tensor out = at::empty({order.size(0), hidden}, rows.options().dtype(type));
   VisitRowPair(rows.scalar_type(), type, [&]<typename Row, typename Out>() {
     using Sum = Accumulate<Out>;
     const Row* from = in.const_data_ptr<Row>();
@@ -49,7 +55,6 @@ at::Tensor SumRows(const at::Tensor& rows, const std::optional<at::Tensor>& weig
       }
     });
   });
-  return out;
 }
 
 at::Tensor DotRows(const at::Tensor& tokens, const at::Tensor& rows, const at::Tensor& order) {

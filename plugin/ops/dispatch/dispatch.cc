@@ -33,11 +33,12 @@ void CheckDispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTen
 
 DispatchOut DispatchToRanks(const Kernels& kernels, const at::Tensor& x, const PairOrder& pairs, const OptionalTensor& scale,
                             const comm::CommunicatorPtr& communicator, const std::string& layer) {
-  const Sent sent = SendTokens(communicator, x, pairs, scale, Signature(x, pairs.by_slot.size(0), layer), layer);
-  const Arrivals arrivals = sent.exchange.Arrive(sent.choices);
+  const Packed packed = PackTokens(communicator, x, pairs, scale, Signature(x, pairs.by_slot.size(0), layer), layer);
+  const auto [choices, tokens] = packed.Send();
+  const Arrivals arrivals = packed.exchange.Arrive(choices);
   const at::Tensor rows =
-      kernels.spread_rows(sent.tokens, arrivals.factors, arrivals.places, sent.exchange.num_rows(), x.scalar_type());
-  return {rows, arrivals.ends, sent.counts.counts, sent.plan.Order(), sent.counts.received};
+      kernels.spread_rows(tokens, arrivals.factors, arrivals.places, packed.exchange.num_rows(), x.scalar_type());
+  return {rows, arrivals.ends, packed.counts.counts, packed.plan.Order(), packed.counts.received};
 }
 
 DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor& scale, const at::Tensor& placement,

@@ -40,6 +40,8 @@ Destinations FindDestinations(const at::Tensor& order, const at::Tensor& ends, i
 // out, and every one below must be there. source's dtype is `type` or wider.
 at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type);
+// Into out, contiguous, of which rows that no position names stay as they are.
+void SpreadInto(const at::Tensor& out, const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order);
 }  // namespace cpu
 
 namespace cuda {
@@ -47,6 +49,7 @@ PairOrder OrderPairs(const at::Tensor& ids, const at::Tensor& placement, int64_t
 Destinations FindDestinations(const at::Tensor& order, const at::Tensor& ends, int64_t ranks);
 at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type);
+void SpreadInto(const at::Tensor& out, const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order);
 }  // namespace cuda
 
 }  // namespace autoep::ops

@@ -129,13 +129,19 @@ Destinations FindDestinations(const at::Tensor& order, const at::Tensor& ends, i
 
 at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type) {
+  at::Tensor out = at::empty({num_rows, source.size(1)}, source.options().dtype(type));
+  SpreadInto(out, source, scale, order);
+  return out;
+}
+
+void SpreadInto(const at::Tensor& out, const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order) {
   const int64_t choices = order.size(1);
   const int64_t hidden = source.size(1);
+  const int64_t num_rows = out.size(0);
   const at::ScalarType accumulate = AccumulateType(source.scalar_type());
   const at::Tensor in = source.contiguous();
   const at::Tensor factors = scale ? scale->to(accumulate).contiguous() : at::Tensor();
-  at::Tensor out = at::empty({num_rows, hidden}, source.options().dtype(type));
-  VisitRowPair(type, source.scalar_type(), [&]<typename Row, typename Source>() {
+  VisitRowPair(out.scalar_type(), source.scalar_type(), [&]<typename Row, typename Source>() {
     using Accumulate = std::conditional_t<std::is_same_v<Source, double>, double, float>;
     const Source* from = in.const_data_ptr<Source>();
     const Accumulate* by = scale ? factors.const_data_ptr<Accumulate>() : nullptr;
@@ -154,7 +160,6 @@ at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>&
       }
     });
   });
-  return out;
 }
 
 }  // namespace autoep::ops::cpu

@@ -38,15 +38,19 @@ Destinations FindDestinations(const at::Tensor& order, const at::Tensor& ends, i
 
 at::Tensor SpreadRows(const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order, int64_t num_rows,
                       at::ScalarType type) {
+  at::Tensor out = at::empty({num_rows, source.size(1)}, source.options().dtype(type));
+  SpreadInto(out, source, scale, order);
+  return out;
+}
+
+void SpreadInto(const at::Tensor& out, const at::Tensor& source, const std::optional<at::Tensor>& scale, const at::Tensor& order) {
   const c10::cuda::CUDAGuard guard(source.device());
   const at::Tensor from = source.contiguous();
   const at::Tensor positions = order.contiguous();
   const at::Tensor factors = scale ? scale->contiguous() : at::Tensor();
-  at::Tensor out = at::empty({num_rows, source.size(1)}, source.options().dtype(type));
-  SpreadRows(RowsOf(from), RowsOrNone(factors), OrderOf(positions, num_rows), order.size(0), order.size(1), source.size(1),
+  SpreadRows(RowsOf(from), RowsOrNone(factors), OrderOf(positions, out.size(0)), order.size(0), order.size(1), source.size(1),
              RowsOf(out), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return out;
 }
 
 }  // namespace autoep::ops::cuda

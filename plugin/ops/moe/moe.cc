@@ -22,11 +22,6 @@ namespace {
 using OptionalTensor = std::optional<at::Tensor>;
 using OptionalDtype = std::optional<at::ScalarType>;
 
-// The dtype in which combine gives its sum.
-at::ScalarType SumDtype(const at::Tensor& x, const OptionalTensor& weights) {
-  return weights ? c10::promoteTypes(x.scalar_type(), weights->scalar_type()) : x.scalar_type();
-}
-
 // The types of dispatch, experts and combine, as their schemas have them.
 using DispatchType = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&,
                                                                                             const OptionalTensor&,
@@ -66,8 +61,8 @@ struct Arguments {
     AUTOEP_CHECK(x.device() == ids.device(), layer, "x is on ", x.device(), ", and ids on ", ids.device());
     AUTOEP_CHECK(placement.size(0) == gate_up.size(0) * ep_size, layer, "placement has ", placement.size(0), " experts on ",
                  ep_size, " rank(s), and the shard ", gate_up.size(0));
-    const at::ScalarType sum = dtype.value_or(SumDtype(x, weights));
-    return {std::move(experts), ids.contiguous(), placement, weights, scale, sum, layer, ids.numel()};
+    const at::ScalarType sum = dtype.value_or(SumType(x, weights));
+    return {std::move(experts), ids.contiguous(), placement, weights, scale, sum, layer, ids.numel(), {}};
   }
 
   at::Tensor ByThreeOps() const {
@@ -114,7 +109,7 @@ Forwarded Forward(const Arguments& arguments, bool keep) {
     done.out = ForwardMoe(done.here, saved);
   } else {
     done.out =
-        ForwardRanks(done.here, SumDtype(arguments.x, arguments.weights), arguments.ep_size, arguments.group, saved, done.journey);
+        ForwardRanks(done.here, SumType(arguments.x, arguments.weights), arguments.ep_size, arguments.group, saved, done.journey);
   }
   Record(arguments.ids, arguments.weights, done.here.num_rows, arguments.layer);
   return done;
@@ -133,7 +128,7 @@ at::Tensor Moe(const at::Tensor& x, const at::Tensor& ids, const OptionalTensor&
 at::Tensor MoeMeta(const at::Tensor& x, const at::Tensor&, const OptionalTensor& weights, const OptionalTensor&, const at::Tensor&,
                    const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&, std::string,
                    at::ArrayRef<double>, OptionalDtype dtype, int64_t, std::string, std::string, int64_t) {
-  return x.new_empty_symint(x.sym_sizes(), x.options().dtype(dtype.value_or(SumDtype(x, weights))));
+  return x.new_empty_symint(x.sym_sizes(), x.options().dtype(dtype.value_or(SumType(x, weights))));
 }
 
 class MoeFunction : public torch::autograd::Function<MoeFunction> {
@@ -175,7 +170,8 @@ class MoeFunction : public torch::autograd::Function<MoeFunction> {
                        std::nullopt,
                        data["dtype"].toScalarType(),
                        layer,
-                       data["num_rows"].toInt()};
+                       data["num_rows"].toInt(),
+                       {}};
     const MoeSaved kept{saved[8], saved[9], saved[10], saved[11], saved[12]};
     std::array<bool, 6> needs;
     // An operand that is not there has no place among the inputs.

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -22,6 +23,7 @@ struct MoeCall {
   at::ScalarType dtype;               // of the result
   std::string layer;
   int64_t num_rows;  // choices of experts that are held
+  at::Tensor out;    // [T, H] of dtype, for the result; or undefined
 };
 
 // What the gradient needs.
@@ -43,14 +45,19 @@ struct MoeGrads {
 // On one rank: by the device's own kernels where it has some for the call, else by those of dispatch, experts and combine.
 // Returns [T, H], and what the gradient needs if `saved` is given, which no call with a scale is.
 at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved);
-// grad [T, H], of x's dtype or a wider one. needs: in the order of MoeGrads; experts without rows get zeros.
-MoeGrads BackwardMoe(const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs);
+// grad [T, H], of x's dtype or a wider one. needs: in the order of MoeGrads; experts without rows get zeros. tokens_done is called
+// once, with the gradients of x and weights, perhaps before those of the experts.
+using TokensDone = std::function<void(const MoeGrads& grads)>;
+MoeGrads BackwardMoe(
+    const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs,
+    const TokensDone& tokens_done = [](const MoeGrads&) {});
 
 namespace cuda {
 // True where the device and the operands suit the two below.
 bool MoeRuns(const MoeCall& call);
 at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved);
-MoeGrads BackwardMoe(const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs);
+MoeGrads BackwardMoe(const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs,
+                     const TokensDone& tokens_done);
 }  // namespace cuda
 
 }  // namespace autoep::ops

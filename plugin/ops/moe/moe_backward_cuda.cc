@@ -28,7 +28,7 @@ class Backward {
         choices_(call.ids.size(1)),
         stream_(c10::cuda::getCurrentCUDAStream()) {}
 
-  MoeGrads Run(const std::array<bool, 6>& needs) {
+  MoeGrads Run(const std::array<bool, 6>& needs, const TokensDone& tokens_done) {
     MoeGrads grads;
     at::Tensor rows = Spread(grad_);
     ActivatedGrad(rows, needs[1]);
@@ -39,6 +39,7 @@ class Backward {
     activated_.reset();
     if (needs[4]) grads.gate_up_bias = GroupSums(hidden_grad_, {}, *call_.experts.gate_up_bias);
     if (needs[0]) grads.x = TokensGrad();
+    tokens_done(grads);
     if (needs[2]) grads.gate_up = at::_grouped_mm(hidden_grad_.t(), Spread(x_), saved_.ends).contiguous();
     return grads;
   }
@@ -104,9 +105,10 @@ class Backward {
 
 }  // namespace
 
-MoeGrads BackwardMoe(const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs) {
+MoeGrads BackwardMoe(const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs,
+                     const TokensDone& tokens_done) {
   const c10::cuda::CUDAGuard guard(grad.device());
-  return Backward(call, saved, grad).Run(needs);
+  return Backward(call, saved, grad).Run(needs, tokens_done);
 }
 
 }  // namespace autoep::ops::cuda

@@ -57,7 +57,7 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   experts.rows.reset();
   if (saved != nullptr) *saved = {done.hidden, order, experts.offsets, sorted, {}};
   const at::Tensor weights = call.weights ? call.weights->contiguous() : at::Tensor();
-  at::Tensor sum = at::empty(x.sizes(), x.options().dtype(call.dtype));
+  const at::Tensor sum = call.out.defined() ? call.out : at::empty(x.sizes(), x.options().dtype(call.dtype));
   SumRows(RowsOf(done.out), RowsOrNone(weights), OrderOf(order, call.num_rows), x.size(0), call.ids.size(1), x.size(1), RowsOf(sum),
           c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();

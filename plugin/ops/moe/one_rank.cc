@@ -21,8 +21,8 @@ at::Tensor Forward(const Kernels& kernels, const MoeCall& call, MoeSaved* saved)
   experts.offsets = pairs.ends.narrow(0, 0, experts.gate_up.size(0));
   const ExpertsOut done = kernels.forward_experts(experts, saved != nullptr);
   if (saved != nullptr) *saved = {done.hidden, pairs.order, experts.offsets, {}, done.out};
-  const at::ScalarType sum = call.weights ? c10::promoteTypes(x.scalar_type(), call.weights->scalar_type()) : x.scalar_type();
-  return kernels.sum_rows(done.out, call.weights, pairs.order, sum).to(call.dtype);
+  const at::Tensor result = kernels.sum_rows(done.out, call.weights, pairs.order, SumType(x, call.weights)).to(call.dtype);
+  return call.out.defined() ? call.out.copy_(result) : result;
 }
 
 MoeGrads Backward(const Kernels& kernels, const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad,
@@ -48,9 +48,13 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   return OwnKernels(kernels, call) ? kernels.forward_moe(call, saved) : Forward(kernels, call, saved);
 }
 
-MoeGrads BackwardMoe(const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs) {
+MoeGrads BackwardMoe(const MoeCall& call, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs,
+                     const TokensDone& tokens_done) {
   const Kernels& kernels = KernelsFor(call.experts.rows.device());
-  return OwnKernels(kernels, call) ? kernels.backward_moe(call, saved, grad, needs) : Backward(kernels, call, saved, grad, needs);
+  if (OwnKernels(kernels, call)) return kernels.backward_moe(call, saved, grad, needs, tokens_done);
+  MoeGrads grads = Backward(kernels, call, saved, grad, needs);
+  tokens_done(grads);
+  return grads;
 }
 
 }  // namespace autoep::ops

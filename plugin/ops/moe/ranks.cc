@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Slots and weights travel with the tokens, so that each way is one exchange.
+// Slots and weights travel with the tokens, so that each way is one exchange. Without a gradient, the others' tokens come
+// while the own are worked on; the gradients of the tokens travel while those of the experts are computed.
 #include "plugin/ops/moe/ranks.h"
 
+#include <optional>
 #include <vector>
 
 #include "plugin/ops/exchange.h"
@@ -15,29 +17,54 @@ at::Tensor ForwardRanks(MoeCall& call, at::ScalarType sum, int64_t ep_size, cons
   const at::ScalarType out = call.dtype;
   const PairOrder pairs = KernelsFor(x.device()).order_pairs(call.ids, call.placement, ep_size, call.layer);
   const std::string signature = Signature(x, call.placement.size(0), call.layer) + ", moe";
-  const Sent sent = SendTokens(Resolve(group, ep_size, call.layer), x, pairs, call.weights, signature, call.layer);
-  call.experts.rows = sent.tokens;
-  call.ids = sent.choices.slots;
-  call.placement = sent.exchange.Placement(x.device());
-  call.weights = sent.choices.factors;
+  const Packed packed = PackTokens(Resolve(group, ep_size, call.layer), x, pairs, call.weights, signature, call.layer);
+  const Exchange& exchange = packed.exchange;
+  call.placement = exchange.Placement(x.device());
   call.dtype = PartType(x.scalar_type(), sum);
-  call.num_rows = sent.exchange.num_rows();
-  if (saved != nullptr) journey = {sent.plan.Order(), sent.counts.received};
-  const at::Tensor parts = ForwardMoe(call, saved);
+  call.num_rows = exchange.num_rows();
   // bf16 is summed in fp32 and rounded once, to whatever is asked for.
-  return sent.exchange.ToTokens(parts, call.dtype == at::kBFloat16 ? out : sum).to(out);
+  const at::ScalarType type = call.dtype == at::kBFloat16 ? out : sum;
+  if (saved == nullptr) {
+    const auto work = [&](const Choices& choices, const at::Tensor& tokens, int64_t num_rows, const at::Tensor& answers) {
+      MoeCall part = call;
+      part.experts.rows = tokens;
+      part.ids = choices.slots;
+      part.weights = choices.factors;
+      part.num_rows = num_rows;
+      part.out = answers;
+      ForwardMoe(part, nullptr);
+    };
+    const int64_t weights = static_cast<int64_t>(call.experts.gate_up.nbytes() + call.experts.down.nbytes());
+    if (const std::optional<at::Tensor> done = exchange.RoundTrip(packed, call.dtype, type, weights, work)) return done->to(out);
+  } else {
+    journey = {packed.plan.Order(), packed.counts.received};
+  }
+  const auto [choices, tokens] = packed.Send();
+  call.experts.rows = tokens;
+  call.ids = choices.slots;
+  call.weights = choices.factors;
+  const auto write = [&](const at::Tensor& parts) {
+    call.out = parts;
+    ForwardMoe(call, saved);
+    call.out.reset();
+  };
+  return exchange.ToTokens(x.size(1), call.dtype, x, type, write).to(out);
 }
 
 MoeGrads BackwardRanks(const MoeCall& here, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs,
                        int64_t ep_size, const std::string& group, const Journey& journey) {
   const Exchange exchange(Resolve(group, ep_size, here.layer), SendPlan::FromOrder(journey.order), journey.received, here.layer);
   const at::ScalarType part = PartType(here.experts.rows.scalar_type(), grad.scalar_type());
-  MoeGrads grads = BackwardMoe(here, saved, exchange.ToExperts(grad, part), needs);
-  std::vector<at::Tensor> back;
-  if (needs[0]) back.push_back(grads.x);
-  if (needs[1]) back.push_back(grads.weights);
-  if (back.empty()) return grads;
-  const std::vector<at::Tensor> sums = exchange.ToTokensEach(back);
+  std::optional<Exchange::Home> home;
+  const auto start = [&](const MoeGrads& grads) {
+    std::vector<at::Tensor> back;
+    if (needs[0]) back.push_back(grads.x);
+    if (needs[1]) back.push_back(grads.weights);
+    if (!back.empty()) home = exchange.StartToTokens(back);
+  };
+  MoeGrads grads = BackwardMoe(here, saved, exchange.ToExperts(grad, part), needs, start);
+  if (!home) return grads;
+  const std::vector<at::Tensor> sums = home->Wait();
   if (needs[0]) grads.x = sums.front();
   if (needs[1]) grads.weights = sums.back();
   return grads;

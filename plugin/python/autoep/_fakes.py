@@ -22,7 +22,7 @@ def register() -> None:
             ids.new_empty(slots, dtype=torch.int32),
             ids.new_empty(experts, device=plan_device),
             ids.new_empty(ids.shape[0], ids.shape[1] * (1 if ep_size == 1 else 2)),
-            ids.new_empty(ep_size, slots if ep_size == 1 else slots + 2, device=plan_device),
+            ids.new_empty(ep_size, slots if ep_size == 1 else slots + ep_size, device=plan_device),
         )
 
     @torch.library.register_fake("autoep::dispatch_backward")

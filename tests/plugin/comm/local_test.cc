@@ -33,17 +33,19 @@ TEST(LocalGroup, DeliversEachRankItsRows) {
   constexpr int64_t kRanks = 4;
   LocalGroup group("ep", kRanks);
   const auto count = [](int64_t from, int64_t to) { return from == to ? 0 : from + 1 + to; };
+  std::vector<std::vector<int64_t>> rows(kRanks);
+  for (int64_t from = 0; from < kRanks; ++from) {
+    for (int64_t to = 0; to < kRanks; ++to) rows[from].push_back(count(from, to));
+  }
+  const Traffic traffic(rows);
   const Status status = group.Run([&](int64_t rank) {
     for (int round = 0; round < 20; ++round) {
-      std::vector<int64_t> send, receive;
       std::vector<double> values, expected;
       for (int64_t peer = 0; peer < kRanks; ++peer) {
-        send.push_back(count(rank, peer));
-        receive.push_back(count(peer, rank));
-        values.insert(values.end(), send.back(), 10.0 * rank + peer + round);
-        expected.insert(expected.end(), receive.back(), 10.0 * peer + rank + round);
+        values.insert(values.end(), count(rank, peer), 10.0 * rank + peer + round);
+        expected.insert(expected.end(), count(peer, rank), 10.0 * peer + rank + round);
       }
-      const at::Tensor received = Self(kRanks)->AllToAllRows(at::tensor(values).view({-1, 1}), send, receive);
+      const at::Tensor received = Self(kRanks)->AllToAllRows(at::tensor(values).view({-1, 1}), traffic);
       TORCH_CHECK(received.equal(at::tensor(expected).view({-1, 1})), "rank ", rank, " got ", received);
     }
   });
@@ -100,7 +102,7 @@ TEST(LocalGroup, RunsAgainAfterAFailure) {
 TEST(LocalGroup, SplitsThatDisagreeAreAnError) {
   LocalGroup group("ep", 2);
   const Status status = group.Run([&](int64_t rank) {
-    Self(2)->AllToAllRows(at::full({2, 1}, rank), {1, 1}, {1, rank == 0 ? 1 : 2});
+    Self(2)->AllToAllRows(at::full({2, 1}, rank), Traffic({{1, rank == 0 ? 1 : 2}, {1, 1}}));
   });
   EXPECT_THAT(status.message(), HasSubstr("sends 1 rows to rank 1, which expects 2"));
 }

@@ -35,6 +35,28 @@ def _shards(rank: int, ranks: int, counts: tuple[int, ...] = (5, 0, 9, 1, 3, 0, 
     return tokens, experts, mine
 
 
+def transport(rank: int, ranks: int) -> None:
+    """Rows of several sizes and dtypes, some of them more than came before, and ranks that send nothing."""
+    uneven = [[(3 * source + 5 * to) % 7 for to in range(ranks)] for source in range(ranks)]
+    one_way = [[40 if to == 0 else 0 for to in range(ranks)] for _ in range(ranks)]
+    nothing = [[0] * ranks for _ in range(ranks)]
+    many = [[2000 + 300 * source + to for to in range(ranks)] for source in range(ranks)]
+    own_only = [[5 if to == source else 0 for to in range(ranks)] for source in range(ranks)]
+    for tokens in (uneven, one_way, nothing, uneven, own_only, uneven, many, uneven, one_way, many):
+        for columns, dtype in ((1, torch.long), (24, torch.bfloat16), (5000, torch.float)):
+
+            def rows_of(source: int, to: int) -> torch.Tensor:
+                count = tokens[source][to]  # noqa: B023
+                return (100 * source + 10 * to + torch.arange(count * columns) % 7).view(count, columns).to(dtype)  # noqa: B023
+
+            others = [other for other in range(ranks) if other != rank]
+            sent = torch.cat([rows_of(rank, to) for to in (*others, rank)]).to(DEVICE)
+            expected = torch.cat([rows_of(source, rank) for source in (*others, rank)])
+            for _ in range(3):
+                got = OPS.all_to_all(sent, torch.tensor(tokens), "")
+                assert torch.equal(got.cpu(), expected), (tokens, columns)
+
+
 def _check(run, rank: int, ranks: int, scaled: bool = True, **shards) -> None:
     """run(x, ids, weights, scale, *experts) on every rank equals the plain layer, with all gradients."""
     tokens, experts, mine = _shards(rank, ranks, **shards)
@@ -123,6 +145,23 @@ def half(rank: int, ranks: int) -> None:
     for one, other in zip(found, expected, strict=True):
         error = (one.float() - other).norm() / other.norm()
         assert error < 1e-2, error
+
+
+def many(rank: int, ranks: int) -> None:
+    """So many bytes that a transport may work on own tokens while the others' travel; the first call makes room for them."""
+    sizes = {"hidden": 1024, "inner": 16, "experts": EXPERTS, "dtype": DTYPE}
+    share = 1 if DEVICE.type == "cuda" else 100  # no transport of CPUs does that
+    for counts in ((16000,) * 8, (16000,) * 8, (30000, 1) * 4, (0, 30000) * 4, (20000, 4000, 0, 17000) * 2):
+        made = moe.operands(tokens=counts[rank] // share, seed=rank, **sizes)
+        x, ids, weights = (tensor.detach().to(DEVICE) for tensor in made[:3])
+        experts = [tensor.detach().to(DEVICE) / 32 for tensor in moe.operands(tokens=1, seed=9, **sizes)[4:]]
+        mine = [tensor.chunk(ranks)[rank] for tensor in experts]
+        with torch.no_grad():
+            expected = moe.reference(x, ids, weights, None, *experts, NAME)
+            first = moe.fused(x, ids, weights, None, *mine, NAME, ranks)
+            _close(first, expected)
+            for _ in range(3):
+                assert torch.equal(moe.fused(x, ids, weights, None, *mine, NAME, ranks), first)
 
 
 def dead(rank: int, ranks: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-CASES = ["equal uneven skewed named_group same_bits half", "opcheck compiled compiled_moe"]
+CASES = ["transport equal uneven skewed named_group same_bits half many", "opcheck compiled compiled_moe"]
 RUNS = [
     *(("gloo", 2, cases) for cases in CASES),
     ("gloo", 2, "bad_ids"),  # on a GPU the next call reports them: gpu_test.cc
@@ -40,6 +40,9 @@ def run(backend: str, ranks: int, cases: str, folder: Path) -> tuple[list[int], 
 def test_processes(backend: str, ranks: int, cases: str, tmp_path: Path) -> None:
     codes, errors = run(backend, ranks, cases, tmp_path)
     assert codes == [0] * ranks, errors
+    # Where they can, GPUs fetch from each other's memory: falling back is a warning, and a failure here.
+    if backend == "nccl" and torch.cuda.can_device_access_peer(0, 1):
+        assert "do not reach each other's memory" not in errors, errors
 
 
 @pytest.mark.parametrize("backend", ["gloo", "nccl"])

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a transport does that has no outboxes and moves nothing aside.
+#include "plugin/comm/communicator.h"
+
+#include <ATen/ops/empty.h>
+
+namespace autoep::comm {
+namespace {
+
+class Arrived : public Arriving {
+ public:
+  explicit Arrived(std::vector<at::Tensor> rows) : rows_(std::move(rows)) {}
+  std::vector<at::Tensor> Wait() override { return std::move(rows_); }
+
+ private:
+  std::vector<at::Tensor> rows_;
+};
+
+}  // namespace
+
+Boxed BoxedAll(const Traffic& traffic) {
+  Boxed boxed;
+  for (int64_t rank = 0; rank < traffic.ranks(); ++rank) boxed.rooms.push_back(traffic.Sent(rank));
+  return boxed;
+}
+
+Outbox Communicator::MakeOutbox(const Columns& parts, int64_t room, const at::Tensor& like) {
+  Outbox box{{}, -room};
+  for (const auto& [columns, type] : parts) box.parts.push_back(at::empty({room, columns}, like.options().dtype(type)));
+  return box;
+}
+
+Outbox Communicator::MakeOutbox(const Columns& parts, const Traffic& traffic, const at::Tensor& like) {
+  return MakeOutbox(parts, traffic.Sent(rank()), like);
+}
+
+std::unique_ptr<Arriving> Communicator::StartEach(const std::vector<at::Tensor>& rows, const Traffic& traffic) {
+  return std::make_unique<Arrived>(AllToAllEach(rows, traffic));
+}
+
+std::optional<at::Tensor> Communicator::RoundTrip(const std::vector<at::Tensor>&, const Traffic&, const Boxed&, int64_t,
+                                                  at::ScalarType, int64_t, const Work&) {
+  return std::nullopt;
+}
+
+}  // namespace autoep::comm

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// A block a rank: writes into that rank's memory, raises the flag there, and waits for the flag here.
+#include <cstdio>
+
+#include "plugin/comm/meet_cuda.h"
+
+namespace autoep::comm::cuda {
+namespace {
+
+__device__ int64_t* FlagOf(int64_t* memory, int64_t rank) { return memory + rank * kFlagWords; }
+
+__device__ int64_t* WordsOf(int64_t* memory, int64_t rank, int64_t number) {
+  return memory + kMostRanks * kFlagWords + ((number % 2) * kMostRanks + rank) * kMostWords;
+}
+
+__device__ void Raise(int64_t* flag, int64_t number) {
+  asm volatile("st.release.sys.global.s64 [%0], %1;" ::"l"(flag), "l"(number) : "memory");
+}
+
+__device__ int64_t Read(const int64_t* flag) {
+  int64_t number;
+  asm volatile("ld.acquire.sys.global.s64 %0, [%1];" : "=l"(number) : "l"(flag) : "memory");
+  return number;
+}
+
+__device__ int64_t Now() {
+  int64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  return now;
+}
+
+__device__ bool Await(const int64_t* flag, int64_t number, int64_t wait_ns) {
+  const int64_t begin = Now();
+  while (Read(flag) < number) {
+    if (Now() - begin > wait_ns) return false;
+  }
+  return true;
+}
+
+// Another rank is at most one meeting ahead, so that what it tells then lies beside what is still read here.
+__global__ void MeetKernel(Meeting meeting, const int64_t* told, int64_t* heard, int64_t absent) {
+  const int64_t other = blockIdx.x;
+  int64_t* theirs = meeting.memory[other];
+  int64_t* mine = meeting.memory[meeting.rank];
+  int64_t* there = WordsOf(theirs, meeting.rank, meeting.number);
+  for (int64_t i = threadIdx.x; i < meeting.words; i += blockDim.x) there[i] = told[other * meeting.words + i];
+  __threadfence_system();
+  __syncthreads();
+  __shared__ bool came;
+  if (threadIdx.x == 0) {
+    Raise(FlagOf(theirs, meeting.rank), meeting.number);
+    came = Await(FlagOf(mine, other), meeting.number, meeting.wait_ns);
+    if (!came && meeting.words == 0) {
+      printf("autoep: rank %lld of the group waited %lld s for rank %lld: it is gone, or is not in this call\n",
+             (long long)meeting.rank, (long long)(meeting.wait_ns / 1000000000), (long long)other);
+      __trap();
+    }
+  }
+  __syncthreads();
+  const volatile int64_t* here = WordsOf(mine, other, meeting.number);
+  for (int64_t i = threadIdx.x; i < meeting.words; i += blockDim.x) heard[other * meeting.words + i] = came ? here[i] : absent;
+}
+
+}  // namespace
+
+void Meet(const Meeting& meeting, const int64_t* told, int64_t* heard, int64_t absent, cudaStream_t stream) {
+  const unsigned threads = meeting.words > 0 ? 128 : 32;
+  MeetKernel<<<static_cast<unsigned>(meeting.ranks), threads, 0, stream>>>(meeting, told, heard, absent);
+}
+
+}  // namespace autoep::comm::cuda

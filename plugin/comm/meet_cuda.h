@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ranks whose GPUs reach each other's memory meet: each tells each other rank some words, and waits until it was told. Raw device
+// pointers and a stream.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace autoep::comm::cuda {
+
+inline constexpr int64_t kMostWords = 1024;  // told to one rank
+inline constexpr int64_t kFlagWords = 16;    // a flag's cache line
+inline constexpr int64_t kMostRanks = 64;
+
+// What each rank's memory holds, all zero in the beginning: a flag of each rank, which says to what meeting it has come, and what
+// it told, for meetings of even and of odd numbers.
+inline constexpr int64_t kMeetingWords = kMostRanks * (kFlagWords + 2 * kMostWords);
+
+struct Meeting {
+  int64_t* const* memory;  // device memory, a pointer a rank
+  int64_t rank, ranks;
+  int64_t number;   // 1, 2, ..., the same on every rank
+  int64_t words;    // told to each rank; may be 0
+  int64_t wait_ns;  // for a rank at most
+};
+
+// told, heard [ranks, words]. What is heard of a rank that does not come is `absent`; without words, the kernel ends the program's
+// use of the device (__trap), for what follows would read rows that are not there.
+void Meet(const Meeting& meeting, const int64_t* told, int64_t* heard, int64_t absent, cudaStream_t stream);
+
+}  // namespace autoep::comm::cuda

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+// Outboxes in memory that the ranks share, meetings by a kernel, and the fetching.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/core/Event.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "plugin/comm/meet_cuda.h"
+#include "plugin/comm/peers.h"
+#include "plugin/comm/shared_memory_cuda.h"
+
+namespace autoep::comm {
+namespace {
+
+constexpr int64_t kAlignment = 256;         // of a part in an outbox
+constexpr int64_t kLeastOutbox = 16 << 20;  // bytes
+constexpr int64_t kMostWanted = 1 << 30;    // bytes for rows of which most may not travel
+
+int64_t RoundUp(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+enum class Wish { kOn, kWait, kOff };
+
+Wish WishOf() {
+  const char* wish = std::getenv("AUTOEP_PEERS");
+  const std::string_view word = wish == nullptr ? "on" : wish;
+  TORCH_CHECK(word == "on" || word == "wait" || word == "off", "autoep: AUTOEP_PEERS is '", word,
+              "': set it to on, to wait (nothing is computed while rows travel), or to off");
+  return word == "on" ? Wish::kOn : word == "wait" ? Wish::kWait : Wish::kOff;
+}
+
+// A name of this machine; 0 where the group's GPUs shall not be peers.
+int64_t Machine(const c10d::ProcessGroup& group) {
+  if (WishOf() == Wish::kOff) return 0;
+  if (group.getSize() > cuda::kMostRanks) return 0;
+  char name[256] = {};
+  if (gethostname(name, sizeof(name) - 1) != 0) return 0;
+  return static_cast<int64_t>(std::hash<std::string_view>()(name) | 1);
+}
+
+class CudaPeers : public Peers {
+ public:
+  CudaPeers(c10d::ProcessGroup& group, const at::Device& device, std::chrono::milliseconds timeout, SharedMemory meetings,
+            bool aside)
+      : group_(group),
+        device_(device),
+        timeout_(timeout),
+        meetings_(std::move(meetings)),
+        aside_(aside),
+        side_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index())) {}
+
+  at::Tensor Meet(const at::Tensor& counts) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    if (counts.size(1) > cuda::kMostWords) return {};
+    const Turn turn(*this);
+    const at::Tensor told = counts.contiguous();
+    at::Tensor heard = at::empty_like(told);
+    MeetAll(told.size(1), told.const_data_ptr<int64_t>(), heard.mutable_data_ptr<int64_t>());
+    return heard;
+  }
+
+  Outbox MakeOutbox(const Communicator::Columns& parts, int64_t room, const at::Tensor& like) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    const int64_t bytes = Bytes(WidthsOf(parts), room);
+    const bool boxed = room > 0 && bytes <= capacity_;
+    Outbox box{{}, boxed ? room : bytes <= kMostWanted ? -room : 0};
+    const Turn turn(*this);
+    if (boxed) {
+      box.parts = Views(parts, room);
+    } else {
+      for (const auto& [columns, type] : parts) box.parts.push_back(at::empty({room, columns}, like.options().dtype(type)));
+    }
+    return box;
+  }
+
+  Outbox MakeOutbox(const Communicator::Columns& parts, const Traffic& traffic, const at::Tensor&) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    const Turn turn(*this);
+    int64_t needed = 0;
+    for (int64_t rank = 0; rank < ranks(); ++rank) needed = std::max(needed, Bytes(WidthsOf(parts), traffic.Sent(rank)));
+    if (needed > capacity_) Grow(needed);
+    return {Views(parts, traffic.Sent(rank())), traffic.Sent(rank())};
+  }
+
+  std::vector<at::Tensor> Exchange(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    std::vector<at::Tensor> received = Receivers(rows, traffic);
+    Run(rows, received, traffic, boxed);
+    return received;
+  }
+
+  std::unique_ptr<Arriving> Start(const std::vector<at::Tensor>& rows, const Traffic& traffic) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    std::vector<at::Tensor> received = Receivers(rows, traffic);  // from the memory of the stream that will use them
+    SideWaits();
+    const c10::cuda::CUDAStream stream = aside_ ? side_ : c10::cuda::getCurrentCUDAStream(device_.index());
+    const c10::cuda::CUDAStreamGuard on(stream);
+    Run(rows, received, traffic, {});
+    return std::make_unique<Fetching>(stream, rows, std::move(received));
+  }
+
+  std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed,
+                                      int64_t columns, at::ScalarType type, int64_t again_bytes,
+                                      const Communicator::Work& work) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    const Widths widths = WidthsOf(rows);
+    if (!aside_ || !Gains(traffic, widths, again_bytes)) return std::nullopt;
+    const Turn turn(*this);
+    const int64_t width = columns * static_cast<int64_t>(c10::elementSize(type));
+    int64_t most = 0;  // bytes of any rank's answers
+    for (int64_t rank = 0; rank < ranks(); ++rank) most = std::max(most, traffic.Coming(rank) * width);
+    const std::vector<int64_t> rooms = Deliver(rows, traffic, widths, boxed, most);
+    const int64_t away = traffic.Away(rank()), own = traffic.Rows(rank(), rank());
+    std::vector<at::Tensor> came, stayed;
+    for (const at::Tensor& part : rows) {
+      came.push_back(at::empty({traffic.Coming(rank()), part.size(1)}, part.options()));
+      stayed.push_back(part.narrow(0, away, own));
+    }
+    at::Tensor home = at::empty({away + own, columns}, rows.back().options().dtype(type));
+    const at::Tensor answers = View(1 - box_, 0, traffic.Coming(rank()), columns, type);
+    SideWaits();
+    {
+      const c10::cuda::CUDAStreamGuard aside(side_);
+      Fetch(came, traffic, widths, rooms);
+    }
+    if (own > 0) work(true, stayed, home.narrow(0, away, own));
+    WaitForSide();
+    if (answers.size(0) > 0) work(false, came, answers);
+    MeetAll(0, nullptr, nullptr);
+    box_ = 1 - box_;
+    Fetch({home}, traffic.Back(), {width}, rooms);
+    box_ = 1 - box_;
+    return home;
+  }
+
+ private:
+  using Widths = std::vector<int64_t>;  // bytes of a row of each part
+
+  // The streams in which calls come wait for each other.
+  class Turn {
+   public:
+    explicit Turn(CudaPeers& peers) : peers_(peers), stream_(c10::cuda::getCurrentCUDAStream(peers.device_.index())) {
+      if (peers_.last_stream_ && *peers_.last_stream_ != stream_) peers_.last_.block(stream_);
+    }
+    ~Turn() {
+      peers_.last_.record(stream_);
+      peers_.last_stream_ = stream_;
+    }
+
+   private:
+    CudaPeers& peers_;
+    const c10::cuda::CUDAStream stream_;
+  };
+
+  class Fetching : public Arriving {
+   public:
+    Fetching(const c10::cuda::CUDAStream& side, std::vector<at::Tensor> sent, std::vector<at::Tensor> received)
+        : device_(side.device_index()), sent_(std::move(sent)), received_(std::move(received)) {
+      end_.record(side);
+    }
+    ~Fetching() override { end_.block(c10::cuda::getCurrentCUDAStream(device_)); }  // before the memory has another use
+    std::vector<at::Tensor> Wait() override {
+      end_.block(c10::cuda::getCurrentCUDAStream(device_));
+      return received_;
+    }
+
+   private:
+    const c10::DeviceIndex device_;
+    const std::vector<at::Tensor> sent_;
+    const std::vector<at::Tensor> received_;
+    c10::Event end_{at::kCUDA};
+  };
+
+  static Widths WidthsOf(const std::vector<at::Tensor>& rows) {
+    Widths widths;
+    for (const at::Tensor& part : rows) widths.push_back(part.size(1) * part.element_size());
+    return widths;
+  }
+  static Widths WidthsOf(const Communicator::Columns& parts) {
+    Widths widths;
+    for (const auto& [columns, type] : parts) widths.push_back(columns * static_cast<int64_t>(c10::elementSize(type)));
+    return widths;
+  }
+  static int64_t Begin(const Widths& widths, size_t part, int64_t room) {
+    int64_t begin = 0;
+    for (size_t i = 0; i < part; ++i) begin += RoundUp(widths[i] * room, kAlignment);
+    return begin;
+  }
+  static int64_t Bytes(const Widths& widths, int64_t room) { return Begin(widths, widths.size(), room); }
+  static char* Row(const at::Tensor& rows, int64_t row) {
+    return static_cast<char*>(rows.data_ptr()) + row * rows.size(1) * rows.element_size();
+  }
+
+  int64_t rank() const { return group_.getRank(); }
+  int64_t ranks() const { return group_.getSize(); }
+  cudaStream_t Stream() const { return c10::cuda::getCurrentCUDAStream(device_.index()); }
+
+  // What the side stream does next comes after what the current stream was given.
+  void SideWaits() {
+    c10::Event now(at::kCUDA);
+    now.record(c10::cuda::getCurrentCUDAStream(device_.index()));
+    now.block(side_);
+  }
+
+  void WaitForSide() {
+    c10::Event now(at::kCUDA);
+    now.record(side_);
+    now.block(c10::cuda::getCurrentCUDAStream(device_.index()));
+  }
+
+  at::Tensor View(int64_t box, int64_t begin, int64_t rows, int64_t columns, at::ScalarType type) const {
+    const int64_t bytes = rows * columns * static_cast<int64_t>(c10::elementSize(type));
+    return boxes_->own.narrow(0, box * capacity_ + begin, bytes).view(type).view({rows, columns});
+  }
+
+  std::vector<at::Tensor> Views(const Communicator::Columns& parts, int64_t room) const {
+    const Widths widths = WidthsOf(parts);
+    std::vector<at::Tensor> views;
+    for (size_t i = 0; i < parts.size(); ++i)
+      views.push_back(View(box_, Begin(widths, i, room), room, parts[i].first, parts[i].second));
+    return views;
+  }
+
+  void MeetAll(int64_t words, const int64_t* told, int64_t* heard) {
+    const auto* memory = reinterpret_cast<int64_t* const*>(meetings_.all_ranks->get_buffer_ptrs_dev());
+    const int64_t nanoseconds = std::chrono::nanoseconds(timeout_).count();
+    cuda::Meet({memory, rank(), ranks(), ++number_, words, nanoseconds}, told, heard, kAbsent, Stream());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+  // What is hidden, at the rate of one direction of NVLink 4, against reading again at an H200's and one more call's launches. By
+  // what every rank knows, so that all decide alike and the same rows always take the same way.
+  bool Gains(const Traffic& traffic, const Widths& widths, int64_t again_bytes) const {
+    constexpr double kLink = 300e9, kMemory = 4e12, kLaunches = 60e-6;
+    int64_t most = 0;
+    for (int64_t rank = 0; rank < ranks(); ++rank) most = std::max(most, Bytes(widths, traffic.Away(rank)));
+    return most / kLink > again_bytes / kMemory + kLaunches;
+  }
+
+  std::vector<at::Tensor> Receivers(const std::vector<at::Tensor>& rows, const Traffic& traffic) const {
+    std::vector<at::Tensor> received;
+    for (const at::Tensor& part : rows) received.push_back(at::empty({traffic.Received(rank()), part.size(1)}, part.options()));
+    return received;
+  }
+
+  void Run(const std::vector<at::Tensor>& rows, const std::vector<at::Tensor>& received, const Traffic& traffic,
+           const Boxed& boxed) {
+    const Turn turn(*this);
+    const Widths widths = WidthsOf(rows);
+    const std::vector<int64_t> rooms = Deliver(rows, traffic, widths, boxed, 0);
+    Fetch(received, traffic, widths, rooms);
+    const int64_t own = traffic.Rows(rank(), rank());
+    for (size_t part = 0; part < rows.size(); ++part) {
+      received[part].narrow(0, traffic.Coming(rank()), own).copy_(rows[part].narrow(0, traffic.Away(rank()), own));
+    }
+    if (traffic.Travels()) box_ = 1 - box_;  // else nobody met, and the other outbox may still be read
+  }
+
+  // Puts the rows that travel into the outbox where they are not there, and meets unless that was done. An outbox has at least
+  // `least` bytes then. Returns the ranks' rooms.
+  std::vector<int64_t> Deliver(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Widths& widths,
+                               const Boxed& boxed, int64_t least) {
+    std::vector<int64_t> rooms(ranks());
+    int64_t needed = least;
+    bool all_boxed = least <= capacity_;
+    for (int64_t rank = 0; rank < ranks(); ++rank) {
+      const int64_t told = boxed.rooms.empty() ? 0 : boxed.rooms[rank];
+      rooms[rank] = told > 0 ? told : traffic.Away(rank);
+      if (told > 0 || traffic.Away(rank) == 0) continue;
+      all_boxed = false;
+      needed = std::max(needed, Bytes(widths, std::max(rooms[rank], -told)));
+    }
+    if (all_boxed) {
+      if (!boxed.met && traffic.Travels()) MeetAll(0, nullptr, nullptr);
+      return rooms;
+    }
+    if (needed > capacity_) {
+      for (int64_t rank = 0; rank < ranks(); ++rank) rooms[rank] = traffic.Away(rank);
+      for (const int64_t room : rooms) needed = std::max(needed, Bytes(widths, room));
+      const std::optional<SharedMemory> old = Grow(needed);
+      Put(rows, traffic, widths);
+      C10_CUDA_CHECK(cudaStreamSynchronize(Stream()));  // rows may lie in the old ones
+    } else if (boxed.rooms.empty() || boxed.rooms[rank()] <= 0) {
+      Put(rows, traffic, widths);
+    }
+    MeetAll(0, nullptr, nullptr);
+    return rooms;
+  }
+
+  void Put(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Widths& widths) {
+    const int64_t away = traffic.Away(rank());
+    char* box = static_cast<char*>(boxes_->own.data_ptr()) + box_ * capacity_;
+    for (size_t i = 0; i < rows.size(); ++i) Copy(box + Begin(widths, i, away), rows[i].contiguous().data_ptr(), away * widths[i]);
+  }
+
+  // The others' rows, from their outboxes, to the front of `to`.
+  void Fetch(const std::vector<at::Tensor>& to, const Traffic& traffic, const Widths& widths,
+             const std::vector<int64_t>& rooms) const {
+    for (size_t part = 0; part < to.size(); ++part) {
+      for (int64_t i = 1; i < ranks(); ++i) {  // each rank begins with another one
+        const int64_t source = (rank() + i) % ranks();
+        const char* from = boxes_->Of(source) + box_ * capacity_ + Begin(widths, part, rooms[source]);
+        Copy(Row(to[part], traffic.ReceiveBegin(source, rank())), from + traffic.SendBegin(source, rank()) * widths[part],
+             traffic.Rows(source, rank()) * widths[part]);
+      }
+    }
+  }
+
+  void Copy(void* to, const void* from, int64_t bytes) const {
+    if (bytes > 0) C10_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, Stream()));
+  }
+
+  // Two outboxes of at least so many bytes; returns the ones before, from which rows may still be copied.
+  std::optional<SharedMemory> Grow(int64_t bytes) {
+    MeetAll(0, nullptr, nullptr);  // every rank has launched what reads the old ones,
+    C10_CUDA_CHECK(cudaStreamSynchronize(Stream()));
+    AllSayTrue(group_, device_, true);  // and has done it
+    std::optional<SharedMemory> old = std::move(boxes_);
+    const int64_t capacity = RoundUp(std::max(bytes, kLeastOutbox), kAlignment);
+    boxes_ = MakeSharedMemory(group_, device_, 2 * capacity);
+    TORCH_CHECK(boxes_, "autoep: ", 2 * capacity, " bytes of memory that the group's GPUs share could not be had on every rank: ",
+                "free GPU memory, or set AUTOEP_PEERS=off on every rank");
+    capacity_ = capacity;
+    return old;
+  }
+
+  c10d::ProcessGroup& group_;
+  const at::Device device_;
+  const std::chrono::milliseconds timeout_;
+  const SharedMemory meetings_;
+  const bool aside_;  // rows may travel while something is computed; the same on every rank
+  const c10::cuda::CUDAStream side_;
+  std::optional<SharedMemory> boxes_;
+  int64_t capacity_ = 0;  // bytes of each outbox
+  int64_t box_ = 0;       // the one of the next exchange
+  int64_t number_ = 0;    // of the last meeting
+  c10::Event last_{at::kCUDA};
+  std::optional<c10::Stream> last_stream_;
+};
+
+std::unique_ptr<Peers> MakeCudaPeers(c10d::ProcessGroup& group, const at::Device& device, std::chrono::milliseconds timeout) {
+  const c10::cuda::CUDAGuard guard(device);
+  const std::vector<int64_t> machines = AllSay(group, device, Machine(group));
+  const bool together = std::all_of(machines.begin(), machines.end(), [&](int64_t one) { return one != 0 && one == machines[0]; });
+  if (!together || group.getSize() == 1) return nullptr;
+  std::optional<SharedMemory> meetings = MakeSharedMemory(group, device, cuda::kMeetingWords * sizeof(int64_t));
+  if (!meetings) return nullptr;
+  const bool aside = AllSayTrue(group, device, WishOf() == Wish::kOn);
+  return std::make_unique<CudaPeers>(group, device, timeout, std::move(*meetings), aside);
+}
+
+const bool registered = [] {
+  RegisterPeers(&MakeCudaPeers);
+  return true;
+}();
+
+}  // namespace
+}  // namespace autoep::comm
