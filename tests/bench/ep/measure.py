@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
+from bench.ep import deepep
 from bench.ep.contenders import CONTENDERS, LAYER, ABI, Layer, exchange_counts, experts, fused_route, route
 
 
@@ -105,6 +106,11 @@ def traffic(layer: Layer, x: torch.Tensor, repeats: int) -> dict:
         out, back = rows[:away_rows], into[: sum(receive)]
         us = collective_us(lambda: dist.all_to_all_single(back, out, receive, send), x.device, repeats)  # noqa: B023
         found[f"row_a_{name}_without_own"] = _rate(away_rows, x, us)
+        sizes = [torch.empty(layer.ranks, dtype=torch.long, device=x.device) for _ in range(layer.ranks)]
+        dist.all_gather(sizes, torch.tensor(send, device=x.device))
+        tokens = torch.stack(sizes).cpu()
+        us = collective_us(lambda: torch.ops.autoep.all_to_all(out, tokens, ""), x.device, repeats)  # noqa: B023
+        found[f"row_a_{name}_ours"] = _rate(away_rows, x, us)
     counts = torch.bincount(ids.flatten(), minlength=layer.shape.experts)
     found["counts_us"] = collective_us(lambda: exchange_counts(counts, layer.ranks), x.device, repeats)
     return found
@@ -135,8 +141,20 @@ def phases(layer: Layer, x: torch.Tensor, repeats: int, warmup: int = 3) -> dict
     return {name: median(slowest(values, x.device)) for name, values in times.items()}
 
 
+def _covered(spans: list[tuple[float, float]], by: list[tuple[float, float]]) -> float:
+    """How much of the spans lies within others, which may overlap."""
+    merged: list[list[float]] = []
+    for begin, end in sorted(by):
+        if merged and begin <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([begin, end])
+    return sum(max(0.0, min(end, other[1]) - max(begin, other[0])) for begin, end in spans for other in merged)
+
+
 def kernels(call: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Microseconds of this rank's kernels in one call, by kind. Those of NCCL count their waiting for the other rank."""
+    """Microseconds of this rank's work on the device in one call, by kind; those of NCCL and of a meeting count their waiting for
+    the other rank. "fetch": copies by the copy engines; "fetch_hidden": of that, beside kernels that compute."""
     from torch.profiler import ProfilerActivity, profile
 
     call()
@@ -145,12 +163,24 @@ def kernels(call: Callable[[], object], repeats: int) -> dict[str, float]:
         for _ in range(repeats):
             call()
         torch.cuda.synchronize()
-    found: dict[str, float] = {}
-    for event in seen.key_averages():
-        name = event.key.lower()
-        kind = "nccl" if "nccl" in name else "product" if any(part in name for part in ("gemm", "grouped", "cutlass", "hopper")) else "rest"
-        found[kind] = found.get(kind, 0.0) + event.self_device_time_total / repeats
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for event in seen.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            spans.setdefault(_kind(event.name.lower()), []).append((event.time_range.start, event.time_range.end))
+    found = {kind: sum(end - begin for begin, end in times) / repeats for kind, times in spans.items()}
+    computing = spans.get("product", []) + spans.get("rest", [])
+    found["fetch_hidden"] = _covered(spans.get("fetch", []), computing) / repeats
     return {kind: round(value, 1) for kind, value in found.items()}
+
+
+def _kind(name: str) -> str:
+    if "nccl" in name:
+        return "nccl"
+    if "meetkernel" in name:
+        return "meet"
+    if "memcpy dtod" in name or "memcpy ptop" in name:
+        return "fetch"
+    return "product" if any(part in name for part in ("gemm", "grouped", "cutlass", "hopper")) else "rest"
 
 
 def _training(call, layer: Layer, x: torch.Tensor, grad: torch.Tensor) -> Callable:
@@ -169,10 +199,11 @@ def cell(layer: Layer, count: int, mode: str, repeats: int, rank: int, profiled:
     found: dict = {"tokens": count, "mode": mode, "us": {}, "kernels_us": {}}
     runs, answers = {}, {}
     train = mode == "train"
+    contenders = CONTENDERS | ({"deepep": deepep.pipeline} if deepep.Buffer and not train else {})
     for leaf in (x, *layer.tensors()):
         leaf.requires_grad_(train)
     with torch.set_grad_enabled(train):
-        for name, make in CONTENDERS.items():
+        for name, make in contenders.items():
             call = make(layer)
             runs[name] = _training(call, layer, x, grad) if train else (lambda call=call: call(x))
             answer = runs[name]()

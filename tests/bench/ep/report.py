@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-CONTENDERS = ("fused", "ours", "torch")
+CONTENDERS = ("fused", "ours", "torch", "deepep")
 
 
 def conditions(found: dict) -> str:
@@ -16,8 +16,13 @@ def conditions(found: dict) -> str:
     )
 
 
+def best(cell: dict, name: str) -> float | None:
+    """Microseconds, of the better turn; none where it did not run."""
+    return min(cell["us"][name]) if name in cell["us"] else None
+
+
 def ratio(cell: dict, name: str) -> float:
-    return min(cell["us"]["torch"]) / min(cell["us"][name])
+    return best(cell, "torch") / best(cell, name)
 
 
 def cell(cell: dict) -> str:
@@ -25,11 +30,11 @@ def cell(cell: dict) -> str:
     lines = [f"{cell['mode']} {cell['shape']} T={cell['tokens']}: {times}, torch/fused {ratio(cell, 'fused'):.2f}, torch/ours {ratio(cell, 'ours'):.2f}, apart {cell['apart']:.1e}"]
     if "phases_us" in cell:
         lines.append("  ours: " + ", ".join(f"{name} {us:.0f}" for name, us in cell["phases_us"].items()))
-        rows = [cell["traffic"][f"row_a_{name}"] for name in ("choice", "token", "token_without_own")]
+        rows = [cell["traffic"][f"row_a_{name}"] for name in ("choice", "token", "token_without_own", "token_ours")]
         lines.append(
             "  exchange: "
             + "; ".join(f"{row['bytes_away'] / 1e6:.1f} MB away in {row['us']:.0f} us = {row['bytes_a_second'] / 1e9:.0f} GB/s" for row in rows)
-            + f"; counts {cell['traffic']['counts_us']:.0f} us"
+            + f"; counts over the group {cell['traffic']['counts_us']:.0f} us"
         )
     lines += [f"  kernels of {name}: {kinds}" for name, kinds in cell["kernels_us"].items()]
     return "\n".join(lines)
@@ -45,9 +50,9 @@ def step(step: dict) -> str:
 
 def table(found: dict) -> str:
     """Markdown."""
-    lines = ["| mode | shape | tokens a rank | fused | ours | torch | torch / fused | torch / ours |", "| --- " * 8 + "|"]
+    lines = [f"| mode | shape | tokens a rank | {' | '.join(CONTENDERS)} | torch / fused | torch / ours |", "| --- " * (5 + len(CONTENDERS)) + "|"]
     for one in found["cells"]:
-        times = " | ".join(f"{min(one['us'][name]):.0f} us" for name in CONTENDERS)
+        times = " | ".join(f"{best(one, name):.0f} us" if name in one["us"] else "-" for name in CONTENDERS)
         ratios = " | ".join(f"{ratio(one, name):.2f}" for name in ("fused", "ours"))
         lines.append(f"| {one['mode']} | {one['shape']} | {one['tokens']} | {times} | {ratios} |")
     return "\n".join(lines)
@@ -66,8 +71,8 @@ def picture(path: Path, target: Path) -> None:
     for axis, mode in zip(axes[:, 0], modes):
         here = [one for one in found["cells"] if one["mode"] == mode]
         for i, name in enumerate(CONTENDERS):
-            axis.bar([x + 0.27 * i for x in range(len(here))], [min(one["us"][name]) for one in here], 0.27, label=name)
-        axis.set_xticks([x + 0.27 for x in range(len(here))], [f"{one['shape']}\nT={one['tokens']}" for one in here], fontsize=7)
+            axis.bar([x + 0.2 * i for x in range(len(here))], [best(one, name) or 0 for one in here], 0.2, label=name)
+        axis.set_xticks([x + 0.3 for x in range(len(here))], [f"{one['shape']}\nT={one['tokens']}" for one in here], fontsize=7)
         axis.set_yscale("log")
         axis.set_ylabel("us")
         axis.set_title(f"{mode}: {found['ranks']} ranks on {found['card']}")
