@@ -6,6 +6,7 @@
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -237,6 +238,11 @@ Gradients CheckRank(const MoeLayer& layer, const Tokens& tokens, int64_t rank, i
   const at::Tensor out = RunOps(shard, layer.Placement(ranks), tokens, ranks, group);
   const at::Tensor expected = Reference(layer, tokens);
   CheckClose(out, expected, layer.options.type, "output");
+  {
+    const c10::NoGradGuard no_grad;  // moe then may take another way
+    const at::Tensor plain = RunOps(shard, layer.Placement(ranks), tokens, ranks, group);
+    CheckClose(plain, expected, layer.options.type, "output without gradients");
+  }
   const Gradients actual_grads = Backward(out, shard, tokens);
   const Gradients expected_grads = Backward(expected, layer, tokens);
   for (size_t i = 0; i < actual_grads.inputs.size(); ++i) {
