@@ -89,7 +89,7 @@ class CudaPeers : public Peers {
     const Turn turn(*this);
     int64_t needed = 0;
     for (int64_t rank = 0; rank < ranks(); ++rank) needed = std::max(needed, Bytes(WidthsOf(parts), traffic.Sent(rank)));
-    if (needed > capacity_) Grow(needed);
+    if (needed > capacity_ || !boxes_) Grow(needed);
     return {Views(parts, traffic.Sent(rank())), traffic.Sent(rank())};
   }
 
@@ -310,6 +310,7 @@ class CudaPeers : public Peers {
     for (size_t part = 0; part < to.size(); ++part) {
       for (int64_t i = 1; i < ranks(); ++i) {  // each rank begins with another one
         const int64_t source = (rank() + i) % ranks();
+        if (traffic.Rows(source, rank()) == 0) continue;  // without any, there may be no outbox
         const char* from = boxes_->Of(source) + box_ * capacity_ + Begin(widths, part, rooms[source]);
         Copy(Row(to[part], traffic.ReceiveBegin(source, rank())), from + traffic.SendBegin(source, rank()) * widths[part],
              traffic.Rows(source, rank()) * widths[part]);

@@ -42,7 +42,7 @@ def transport(rank: int, ranks: int) -> None:
     nothing = [[0] * ranks for _ in range(ranks)]
     many = [[2000 + 300 * source + to for to in range(ranks)] for source in range(ranks)]
     own_only = [[5 if to == source else 0 for to in range(ranks)] for source in range(ranks)]
-    for tokens in (uneven, one_way, nothing, uneven, own_only, uneven, many, uneven, one_way, many):
+    for tokens in (nothing, own_only, uneven, one_way, nothing, uneven, own_only, uneven, many, uneven, one_way, many):
         for columns, dtype in ((1, torch.long), (24, torch.bfloat16), (5000, torch.float)):
 
             def rows_of(source: int, to: int) -> torch.Tensor:
