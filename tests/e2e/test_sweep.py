@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from e2e import cases, compare, launch, manifest, tool
 from e2e.launch import Job
 
-NO_MOE, RANKS = 4, 2
+NO_MOE = 4
 # Clamps on gate and up; router and experts behind a norm each; sigmoid scores with a bias.
 QUICK = ["DeepseekV4Experts", "Gemma4TextExperts", "Glm5NextTextExperts"]
 
@@ -25,20 +25,29 @@ def make(folder, *names: str) -> dict[str, str]:
     return json.loads((folder / "sweep.json").read_text())
 
 
-def convert(made: dict[str, str], folder, target) -> dict[str, tool.Outcome]:
+def convert(made: dict[str, str], folder, target, ranks: int) -> dict[str, tool.Outcome]:
     """How the conversion of each class that could be made ended."""
     target.mkdir()
-    words = {name: (folder / f"{name}.pt", "--ep-size", RANKS, "-o", target / name) for name, reason in made.items() if not reason}
+    words = {name: (folder / f"{name}.pt", "--ep-size", ranks, "-o", target / name) for name, reason in made.items() if not reason}
     return {name: tool.autoep("convert", *each) for name, each in words.items()}
 
 
-def check_answers(names: list[str], folder, target) -> None:
-    steps = {name: [[folder / f"{name}.{shape}.inputs.safetensors"] * RANKS for shape in cases.SHAPES] for name in names}
-    done = launch.launch([Job(name, target / name, steps[name]) for name in names], RANKS, target / "ranks")
+def check_answers(names: list[str], folder, target, ranks: int) -> None:
+    """Each rank has another shape."""
+
+    def shape_of(step: int, rank: int) -> str:
+        return cases.SHAPES[(step + rank) % len(cases.SHAPES)]
+
+    def inputs(name: str) -> list[list]:
+        return [[folder / f"{name}.{shape_of(step, rank)}.inputs.safetensors" for rank in range(ranks)] for step in range(len(cases.SHAPES))]
+
+    done = launch.launch([Job(name, target / name, inputs(name)) for name in names], ranks, target / "ranks")
     for name in names:
-        for step, shape in enumerate(cases.SHAPES):
-            expected = load_file(folder / f"{name}.{shape}.outputs.safetensors")
-            compare.check_outputs(done.outputs(name, step, 0), expected, f"{name} {shape}")
+        for step in range(len(cases.SHAPES)):
+            for rank in range(ranks):
+                shape = shape_of(step, rank)
+                expected = load_file(folder / f"{name}.{shape}.outputs.safetensors")
+                compare.check_outputs(done.outputs(name, step, rank), expected, f"{name} rank {rank} of {ranks} {shape}")
 
 
 def describe(name: str, reason: str, outcome, target) -> str:
@@ -51,21 +60,23 @@ def describe(name: str, reason: str, outcome, target) -> str:
 
 
 def test_classes_without_a_preset_convert_by_structure(tmp_path):
-    outcomes = convert(make(tmp_path, *QUICK), tmp_path, tmp_path / "converted")
+    outcomes = convert(make(tmp_path, *QUICK), tmp_path, tmp_path / "converted", 2)
     assert {name: outcome.code for name, outcome in outcomes.items()} == dict.fromkeys(QUICK, 0)
-    check_answers(QUICK, tmp_path, tmp_path / "converted")
+    check_answers(QUICK, tmp_path, tmp_path / "converted", 2)
 
 
 @pytest.mark.full
 def test_no_class_is_wrong_and_nine_in_ten_convert(tmp_path, capsys):
-    target = tmp_path / "converted"
     made = make(tmp_path)
-    outcomes = convert(made, tmp_path, target)
-    right = [name for name, outcome in outcomes.items() if outcome.code == 0]
-    for name, outcome in outcomes.items():
-        assert outcome.code in (0, NO_MOE), f"{name}: {outcome.err}"
-    check_answers(right, tmp_path, target)
-    with capsys.disabled():
-        print("", *(describe(name, reason, outcomes.get(name), target) for name, reason in made.items()), sep="\n")
-        print(f"{len(right)} of {len(made)} converted")
-    assert len(right) >= 0.9 * len(made)
+    for ranks in (1, 2, 4):
+        target = tmp_path / f"converted-{ranks}"
+        outcomes = convert(made, tmp_path, target, ranks)
+        right = [name for name, outcome in outcomes.items() if outcome.code == 0]
+        for name, outcome in outcomes.items():
+            assert outcome.code in (0, NO_MOE), f"{name}: {outcome.err}"
+        check_answers(right, tmp_path, target, ranks)
+        assert len(right) >= 0.9 * len(made)
+        with capsys.disabled():
+            if ranks == 1:
+                print("", *(describe(name, reason, outcomes.get(name), target) for name, reason in made.items()), sep="\n")
+            print(f"{len(right)} of {len(made)} converted for {ranks} rank(s)")
