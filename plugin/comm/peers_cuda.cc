@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "plugin/comm/meet_cuda.h"
 #include "plugin/comm/peers.h"
@@ -327,7 +328,8 @@ class CudaPeers : public Peers {
     MeetAll(0, nullptr, nullptr);  // every rank has launched what reads the old ones,
     C10_CUDA_CHECK(cudaStreamSynchronize(Stream()));
     AllSayTrue(group_, device_, true);  // and has done it
-    std::optional<SharedMemory> old = std::move(boxes_);
+    std::optional<SharedMemory> old = std::exchange(boxes_, std::nullopt);
+    capacity_ = 0;
     const int64_t capacity = RoundUp(std::max(bytes, kLeastOutbox), kAlignment);
     boxes_ = MakeSharedMemory(group_, device_, 2 * capacity);
     TORCH_CHECK(boxes_, "autoep: ", 2 * capacity, " bytes of memory that the group's GPUs share could not be had on every rank: ",
