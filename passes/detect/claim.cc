@@ -374,8 +374,9 @@ class CandidateProof {
     match.weights_scale = experts[0]->scale;
     match.identity_experts = router_.num_experts - match.layer.num_experts;
     for (const int step : claim.steps) {
-      const auto bound = GuardBound(flow_.NodeAt(step));
-      if (bound && *bound < router_.num_experts) return Refused("ids may not be cut off below the number of experts", flow_.NodeAt(step));
+      const Node* node = flow_.NodeAt(step);
+      const bool clamps = IsClamp(node) && GuardBound(node);
+      if (clamps && !GuardsOnly(node)) return Refused("ids may not be cut off below the number of experts", node);
     }
     if (match.weights_scale != 1.0) match.layer.router["expert_scale"] = fmt::format("{}", match.weights_scale);
     if (match.identity_experts > 0) match.layer.router["identity_experts"] = std::to_string(match.identity_experts);
@@ -442,15 +443,24 @@ class CandidateProof {
     return rows;
   }
 
+  // Changes nothing, whatever the router chooses.
+  bool GuardsOnly(const Node* node) const {
+    const auto bound = GuardBound(node);
+    return bound && *bound >= router_.num_experts;
+  }
+
   // A step that writes to `given` between the region's first read of it and the sum, or null.
   const Node* WriterAfterRead(const Value* given, const std::set<int>& steps) const {
     const GraphFlow::Root root = flow_.RootOf(given);
-    const int writer = flow_.LastWriterBefore(root, candidate_.step + 1);
-    if (writer < 0 || writer <= flow_.StepOf(given) || GuardBound(flow_.NodeAt(writer))) return nullptr;
-    for (const int step : steps) {
-      for (const Value* read : StepReads(step, flow_, units_)) {
-        if (flow_.RootOf(read) == root && step <= writer) return flow_.NodeAt(writer);
-      }
+    const auto reads = [&](int step) {
+      const auto values = StepReads(step, flow_, units_);
+      return std::any_of(values.begin(), values.end(), [&](const Value* read) { return flow_.RootOf(read) == root; });
+    };
+    const auto first = std::find_if(steps.begin(), steps.end(), reads);
+    if (first == steps.end()) return nullptr;
+    for (const int writer : flow_.Writers(root)) {
+      const bool between = writer > flow_.StepOf(given) && writer >= *first && writer <= candidate_.step;
+      if (between && !GuardsOnly(flow_.NodeAt(writer))) return flow_.NodeAt(writer);
     }
     return nullptr;
   }

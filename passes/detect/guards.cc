@@ -21,8 +21,6 @@ bool IsOneOf(const Node* node, std::initializer_list<c10::Symbol> kinds) {
   return false;
 }
 
-bool IsClamp(const Node* node) { return IsOneOf(node, {aten::clamp, aten::clamp_, aten::clamp_max, aten::clamp_max_}); }
-
 // Indices of a top-k, perhaps sorted and laid out anew: integers, and none below 0.
 bool AreChosenIds(const Value* value) {
   while (true) {
@@ -53,6 +51,8 @@ std::optional<int64_t> MaskBound(const Value* mask) {
 }
 
 }  // namespace
+
+bool IsClamp(const Node* node) { return IsOneOf(node, {aten::clamp, aten::clamp_, aten::clamp_max, aten::clamp_max_}); }
 
 std::optional<int64_t> GuardBound(const Node* node) {
   if (IsClamp(node)) return ClampBound(node);

@@ -15,4 +15,6 @@ namespace autoep {
 // C, where `node` changes nothing as long as every id that a router chose is below C; none, where it is no such guard.
 std::optional<int64_t> GuardBound(const torch::jit::Node* node);
 
+bool IsClamp(const torch::jit::Node* node);
+
 }  // namespace autoep
