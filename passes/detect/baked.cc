@@ -135,6 +135,14 @@ class Rebuilder {
     }
   }
 
+  // What stands in the way besides, where the router drops tokens.
+  std::string DescribeCapacity(const SumCandidate& candidate) const {
+    const auto facts = DescribeRouter(router_, candidate.value, candidate.value);
+    const auto capacity = facts.find("capacity");
+    if (capacity == facts.end()) return "";
+    return fmt::format("; and the capacity of its router, {} tokens an expert, may be that of the trace's example", capacity->second);
+  }
+
   // Nullopt where what this router chooses does not reach the loop.
   std::optional<ClaimResult> RebuildLoop(const ServedExperts& served, const std::string& binding) {
     std::optional<ClaimResult> first;
@@ -145,7 +153,7 @@ class Rebuilder {
       };
       if (!std::all_of(served.members.begin(), served.members.end(), held)) return false;
       if (!first) {
-        all = CollectExperts(*context_.self, served, *context_.units);
+        all = CollectExperts(*context_.self, served, *context_.units, *context_.weights);
         if (!all.failure.empty()) {
           first = Refused(served, binding, all.failure);
           return true;
@@ -153,6 +161,7 @@ class Rebuilder {
       }
       const Rebuilding rebuilding{&served, &all};
       ClaimResult result = ProveCandidate(context_, router_, candidate, &rebuilding);
+      if (!result.match) result.refusal.predicate += DescribeCapacity(candidate);
       if (result.match || !first || first->far) first = std::move(result);
       return first->match.has_value() || ++candidates_ >= kMostCandidates;
     };

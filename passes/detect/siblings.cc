@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "passes/detect/split_experts.h"
 #include "plugin/io/text.h"
 #include "presets/preset.h"
 
@@ -72,16 +73,13 @@ std::string Difference(const c10::IValue& a, const c10::IValue& b, const std::st
 
 class Collector {
  public:
-  Collector(const Module& self, const ServedExperts& served, const ExpertUnits& units)
-      : self_(self), served_(served), units_(units) {}
+  Collector(const Module& self, const ServedExperts& served, const ExpertUnits& units, const WeightFinder& weights)
+      : self_(self), served_(served), units_(units), weights_(weights) {}
 
   AllExperts Collect() {
     AllExperts all;
     const std::vector<int>& by_number = served_.unit_of_expert;
-    if (by_number.empty()) {
-      all.experts = {units_.units[served_.members.front()]};
-      return all;
-    }
+    if (by_number.empty()) return CollectOfOneUnit();
     const int64_t held = served_.experts.front();
     const int64_t own = OwnExperts();
     for (int64_t e = own; e < served_.total; ++e) all.identity.push_back(e);
@@ -107,6 +105,32 @@ class Collector {
   }
 
  private:
+  AllExperts CollectOfOneUnit() const {
+    AllExperts all;
+    const ExpertFfn& unit = units_.units[served_.members.front()];
+    if (!HasTensorPerExpert(unit.down)) {
+      all.experts = {unit};
+    } else if (static_cast<int64_t>(unit.down.counts.size()) != served_.total) {
+      all.failure = fmt::format("it holds weights of {} experts, and its router has {}", unit.down.counts.size(), served_.total);
+    } else {
+      for (int64_t e = 0; e < served_.total; ++e) all.experts.push_back(TakeExpert(unit, e));
+    }
+    return all;
+  }
+
+  // Of a unit that has a tensor for each expert, one expert's.
+  ExpertFfn TakeExpert(ExpertFfn unit, int64_t e) const {
+    const auto take = [&](Projection& projection) {
+      projection.weight = TensorOfExpert(projection, e, weights_);
+      projection.form = &ExpertLoopForm();
+      projection.counts.clear();
+    };
+    take(unit.down);
+    take(unit.up.projection);
+    if (unit.gate) take(unit.gate->projection);
+    return unit;
+  }
+
   // How many experts come before those at the end that answer the token itself.
   int64_t OwnExperts() const {
     const ExpertFfn& unit = units_.units[served_.members.front()];
@@ -185,12 +209,13 @@ class Collector {
   const Module& self_;
   const ServedExperts& served_;
   const ExpertUnits& units_;
+  const WeightFinder& weights_;
 };
 
 }  // namespace
 
-AllExperts CollectExperts(const Module& self, const ServedExperts& served, const ExpertUnits& units) {
-  return Collector(self, served, units).Collect();
+AllExperts CollectExperts(const Module& self, const ServedExperts& served, const ExpertUnits& units, const WeightFinder& weights) {
+  return Collector(self, served, units, weights).Collect();
 }
 
 }  // namespace autoep

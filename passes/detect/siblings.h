@@ -21,6 +21,7 @@ struct AllExperts {
 // holds, with tensors of the same names, shapes and dtypes and the same numbers, and without code: a trace gives code to what it
 // ran alone. Modules of torch's Identity answer the token itself; so do the experts for whom stacked weights hold nothing, where
 // such a module stands beside the weights.
-AllExperts CollectExperts(const torch::jit::Module& self, const ServedExperts& served, const ExpertUnits& units);
+AllExperts CollectExperts(const torch::jit::Module& self, const ServedExperts& served, const ExpertUnits& units,
+                          const WeightFinder& weights);
 
 }  // namespace autoep

@@ -9,6 +9,7 @@ from e2e import manifest, tool
 from e2e.cases import Case
 from models import corpus
 
+NO_MOE = 4
 SHAPES = ["2x12", "1x1"]
 
 # A loop over the experts hit, one over all that drops those not hit, constant group sizes, an index into stacked weights.
@@ -16,6 +17,7 @@ BAKED = {
     "mixtral-v4-eager-1x4-block": "those that the trace's example chose",
     "deepseek_v3-v4-eager-1x4-block": "those that the trace's example chose",
     "granitemoe-v4-eager-1x4-block": "the number of rows that each expert got",
+    "granitemoe-v4-eager-4x64-block-frozen": "the number of rows that each expert got",
     "mixtral-v5-eager-1x4-block": "works only on inputs that choose",
     # Weights read from a table, flat weights, a mask for each expert.
     "gpt_oss-v4-eager-1x4-block": "works only on inputs that choose",
@@ -74,3 +76,10 @@ def test_a_capacity_that_the_trace_made_a_constant_is_said(models, conversions):
     model = "nllb_moe-v4-eager-4x64-block"
     assert "capacity 256" in tool.succeed("inspect", models[model]).out
     assert any("tokens with 256, a constant of the file" in limit for limit in manifest.read(conversions[Case(model, 2)])["limits"])
+
+
+def test_a_baked_block_with_such_a_capacity_is_refused(models, tmp_path):
+    """Four tokens in the example: how many an expert may have of another number of tokens is not in the file."""
+    for model in ("nllb_moe-v4-eager-1x4-block", "nllb_moe-v5-eager-1x4-block"):
+        sentence = tool.fails(NO_MOE, "convert", models[model], "--ep-size", 2, "-o", tmp_path / model)
+        assert "baked" in sentence and "the capacity of its router, 4 tokens an expert" in sentence

@@ -271,32 +271,50 @@ TEST(Baked, ConstantIndicesIntoStackedWeights) {
   ExpectRebuilt(Match(MakeModular(WithTurns(Turns(kStackedRangeTurn, {0, 3, 4})))), "3 of the router's 6 experts");
 }
 
-TEST(Baked, ConstantGroupSizes) {
-  std::string parts, first, second;
+// "part0, part1, ..": a name, or a product of expert "#", for each expert.
+std::string ForEach(const std::string& part) {
+  std::string text;
   for (int64_t e = 0; e < kExperts; ++e) {
-    const std::string n = std::to_string(e);
-    first += (e > 0 ? ", " : "") + ("torch.linear(a" + n + ", self.gate_up[" + n + "])");
-    second += (e > 0 ? ", " : "") + ("torch.linear(b" + n + ", self.down[" + n + "])");
-    parts += (e > 0 ? ", #" : "#") + n;
+    text += e > 0 ? ", " : "";
+    for (const char c : part) text += c == '#' ? std::to_string(e) : std::string(1, c);
   }
-  const auto named = [&](char letter) {
-    std::string names = parts;
-    for (char& c : names) c = c == '#' ? letter : c;
-    return names;
-  };
-  const std::string source = WithTurns(R"(
-    order = torch.argsort(ids.reshape(-1))
-    rows = x[torch.floor_divide(order, 2)]
-    )" + named('a') + " = torch.split_with_sizes(rows, [2, 0, 3, 1, 1, 1], 0)\n    gate, up = torch.chunk(torch.cat([" +
-                                       first + "], 0), 2, -1)\n    h = torch.silu(gate) * up\n    " + named('b') +
-                                       " = torch.split_with_sizes(h, [2, 0, 3, 1, 1, 1], 0)\n    y = torch.cat([" + second +
-                                       R"(], 0)
+  return text;
+}
+
+// Rows sorted by expert and split by constant sizes; `hidden` makes h of a0, a1, .. and `down` an expert's output of its b.
+std::string SplitSource(const std::string& hidden, const std::string& down) {
+  return WithTurns("\n    order = torch.argsort(ids.reshape(-1))\n    rows = x[torch.floor_divide(order, 2)]\n    " + ForEach("a#") +
+                   " = torch.split_with_sizes(rows, [2, 0, 3, 1, 1, 1], 0)\n" + hidden + "    " + ForEach("b#") +
+                   " = torch.split_with_sizes(h, [2, 0, 3, 1, 1, 1], 0)\n    y = torch.cat([" + ForEach(down) + R"(], 0)
     y = y * w.reshape(-1)[order].unsqueeze(-1)
     out = out.index_add(0, torch.floor_divide(order, 2), y)
 )");
+}
+
+TEST(Baked, ConstantGroupSizes) {
+  const std::string hidden = "    gate, up = torch.chunk(torch.cat([" + ForEach("torch.linear(a#, self.gate_up[#])") +
+                             "], 0), 2, -1)\n    h = torch.silu(gate) * up\n";
+  const std::string source = SplitSource(hidden, "torch.linear(b#, self.down[#])");
   ExpectRebuilt(Match(MakeModular(source)), "number of rows that each expert got");
   const std::string other_sizes = Replace(source, "(h, [2, 0, 3, 1, 1, 1]", "(h, [2, 0, 3, 1, 2, 0]");
   EXPECT_TRUE(Match(MakeModular(other_sizes)).outcome.matches.empty());
+}
+
+// As freezing leaves it.
+TEST(Baked, ConstantGroupSizesAndATensorForEachExpert) {
+  const std::string hidden = "    gate = torch.cat([" + ForEach("torch.linear(a#, self.experts.e#.w1)") +
+                             "], 0)\n    up = torch.cat([" + ForEach("torch.linear(a#, self.experts.e#.w3)") +
+                             "], 0)\n    h = torch.silu(gate) * up\n";
+  const std::string source = SplitSource(hidden, "torch.linear(b#, self.experts.e#.w2)");
+  const Matched matched = Match(MakeModular(source));
+  ExpectRebuilt(matched, "number of rows that each expert got");
+  const auto& tensors = matched.outcome.matches[0].layer.tensors;
+  ASSERT_EQ(tensors[0].parts.size(), 2u * kExperts);
+  EXPECT_EQ(tensors[0].parts[3].tensor, "block.experts.e3.w1");
+  EXPECT_EQ(tensors[1].parts[5].tensor, "block.experts.e5.w2");
+  EXPECT_TRUE(Match(MakeModular(source, {.wide = 2})).outcome.matches.empty());
+  ExpectRefused(Match(MakeModular(Replace(source, "b4, self.experts.e4.w2", "b4, self.experts.e3.w2"))), "is used twice");
+  EXPECT_TRUE(Match(MakeModular(Replace(source, "b4, self.experts.e4.w2", "b3, self.experts.e4.w2"))).outcome.matches.empty());
 }
 
 // A mask [T, E] says which tokens an expert answers: the best expert's, as long as it has room.
