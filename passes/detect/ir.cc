@@ -71,6 +71,22 @@ std::vector<Value*> ListElements(const Value* value) {
   return {inputs.begin(), inputs.end()};
 }
 
+std::optional<Stored> FindStored(const torch::jit::Module& self, const Value* value) {
+  std::vector<const Node*> chain;
+  for (; IsKind(value, prim::GetAttr); value = value->node()->input()) chain.push_back(value->node());
+  const auto inputs = value->node()->owningGraph()->inputs();
+  if (chain.empty() || inputs.empty() || value != inputs[0]) return std::nullopt;
+  Stored stored{"", self._ivalue()};
+  for (auto node = chain.rbegin(); node != chain.rend(); ++node) {
+    if (!stored.value.isObject()) return std::nullopt;
+    const std::string& name = (*node)->s(c10::attr::name);
+    const c10::IValue holder = stored.value;
+    stored.value = holder.toObjectRef().getAttr(name);
+    stored.name += (stored.name.empty() ? "" : ".") + name;
+  }
+  return stored;
+}
+
 const Value* IndexTensor(const Value* value) {
   const auto reads = [](c10::Symbol kind) {
     return kind == aten::Int || kind == aten::IntImplicit || kind == aten::ScalarImplicit || kind == aten::item;

@@ -2,6 +2,7 @@
 // Reading TorchScript IR: constants, no-op casts, and where a node came from.
 #pragma once
 
+#include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
 
@@ -22,6 +23,14 @@ std::optional<std::vector<int64_t>> ConstInts(const torch::jit::Value* value);
 bool IsNone(const torch::jit::Value* value);
 // The elements of a prim::ListConstruct.
 std::vector<torch::jit::Value*> ListElements(const torch::jit::Value* value);
+
+// What a module stores.
+struct Stored {
+  std::string name;  // fully qualified below `self`
+  c10::IValue value;
+};
+// The attribute that `value` reads through prim::GetAttr from the graph's first input, which is `self`.
+std::optional<Stored> FindStored(const torch::jit::Module& self, const torch::jit::Value* value);
 
 inline bool IsKind(const torch::jit::Value* value, c10::Symbol kind) { return value->node()->kind() == kind; }
 

@@ -52,7 +52,8 @@ struct MatchOutcome {
 };
 
 // Inlines every callee by its raw graph, in place, then normalises in place: tuples lowered, constant prim::If folded,
-// dead code removed to a fixpoint. The same on a copy and on the real graph. `graph` is `forward` of `self`, or a copy.
+// gradient modes that change nothing removed, dead code removed to a fixpoint. The same on a copy and on the real graph.
+// `graph` is `forward` of `self`, or a copy.
 void PrepareBlockGraph(const std::shared_ptr<torch::jit::Graph>& graph);
 
 class ProofMemory;

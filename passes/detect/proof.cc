@@ -91,6 +91,14 @@ std::pair<at::Tensor, at::Tensor> SpreadRows(const ExpertFfn& unit, at::Tensor r
   return {rows, at::arange(experts).view(column).expand(sizes)};
 }
 
+// The entry of a stacked weight that an index chooses.
+int64_t EntryAt(const c10::IValue& index) {
+  if (!index.isTensor()) return index.toInt();
+  const at::Tensor tensor = index.toTensor();
+  TORCH_CHECK(tensor.dim() == 0 && tensor.scalar_type() == at::kLong, "an expert's weights must be chosen by one number");
+  return tensor.item().toLong();
+}
+
 Interpreter::Stands MakeStands(const Stage& stage, const std::shared_ptr<Answers>& answers) {
   Interpreter::Stands stands;
   // The sizes of a weight may be read.
@@ -113,7 +121,7 @@ Interpreter::Stands MakeStands(const Stage& stage, const std::shared_ptr<Answers
         CheckBiasChoices(*unit, experts, run);
       } else {
         const Value* selected = unit->down.weight.selected;
-        experts = at::full(rows.sizes().slice(0, rows.dim() - 1), selected ? run.Get(selected).toInt() : expert, at::kLong);
+        experts = at::full(rows.sizes().slice(0, rows.dim() - 1), selected ? EntryAt(run.Get(selected)) : expert, at::kLong);
       }
       run.Set(at->output(), Affine(rows, experts, *answers));
     };

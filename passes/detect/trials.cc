@@ -72,7 +72,14 @@ std::vector<int64_t> AllIds(int64_t top_k, int64_t experts, int64_t most) {
   return ids;
 }
 
-int64_t LargestLimit(const Node* node, const ExpertUnits& units) {
+// A constant, or an attribute of a module.
+std::optional<double> FindNumber(const Value* value, const torch::jit::Module& self) {
+  if (const auto constant = ConstNumber(value)) return constant;
+  const auto stored = FindStored(self, value);
+  return stored && stored->value.isScalar() ? std::optional<double>(stored->value.toScalar().toDouble()) : std::nullopt;
+}
+
+int64_t LargestLimit(const Node* node, const ExpertUnits& units, const torch::jit::Module& self) {
   static const std::set<c10::Symbol> kLimiting = {aten::lt,
                                                   aten::le,
                                                   aten::gt,
@@ -90,13 +97,13 @@ int64_t LargestLimit(const Node* node, const ExpertUnits& units) {
   if (units.inner.contains(node)) return largest;
   if (kLimiting.contains(node->kind())) {
     for (const Value* input : node->inputs()) {
-      const auto number = ConstNumber(input);
+      const auto number = FindNumber(input, self);
       if (number && std::abs(*number) < std::ldexp(1.0, 62))
         largest = std::max(largest, static_cast<int64_t>(std::abs(*number)) + 1);
     }
   }
   for (const torch::jit::Block* block : node->blocks()) {
-    for (const Node* inner : block->nodes()) largest = std::max(largest, LargestLimit(inner, units));
+    for (const Node* inner : block->nodes()) largest = std::max(largest, LargestLimit(inner, units, self));
   }
   return largest;
 }
@@ -113,7 +120,8 @@ void KeepServed(Trial& trial) {
 
 int64_t LargestLimit(const Claim& claim, const GraphFlow& flow) {
   int64_t largest = 0;
-  for (const int step : claim.steps) largest = std::max(largest, LargestLimit(flow.NodeAt(step), *claim.stage.units));
+  const Stage& stage = claim.stage;
+  for (const int step : claim.steps) largest = std::max(largest, LargestLimit(flow.NodeAt(step), *stage.units, *stage.self));
   return largest;
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "passes/detect/ir.h"
+#include "passes/detect/squeezed_parts.h"
 
 namespace autoep {
 
@@ -43,30 +44,16 @@ bool SwapsLastTwo(const Node* node, int64_t dims) {
 }  // namespace
 
 WeightFinder::WeightFinder(const torch::jit::Module& self, torch::jit::Graph& graph) : self_(self) {
-  if (!graph.inputs().empty()) self_value_ = graph.inputs()[0];
   NumberConstants(graph.block(), constants_);
 }
 
 std::optional<Weight> WeightFinder::FindAttribute(Value* value) const {
-  std::vector<Node*> chain;
-  Value* at = value;
-  while (at->node()->kind() == prim::GetAttr) {
-    chain.push_back(at->node());
-    at = at->node()->input();
-  }
-  if (at != self_value_ || chain.empty()) return std::nullopt;
-  std::reverse(chain.begin(), chain.end());
-  c10::IValue current = self_._ivalue();
+  const auto attribute = FindStored(self_, value);
+  if (!attribute || !attribute->value.isTensor() || !attribute->value.toTensor().defined()) return std::nullopt;
   Weight weight;
-  for (Node* node : chain) {
-    if (!current.isObject()) return std::nullopt;
-    const std::string& name = node->s(c10::attr::name);
-    current = current.toObject()->getAttr(name);
-    weight.name += (weight.name.empty() ? "" : ".") + name;
-  }
-  if (!current.isTensor() || !current.toTensor().defined()) return std::nullopt;
-  weight.tensor = current.toTensor();
-  weight.nodes = {chain.back()};
+  weight.name = attribute->name;
+  weight.tensor = attribute->value.toTensor();
+  weight.nodes = {value->node()};
   return weight;
 }
 
@@ -86,6 +73,8 @@ std::optional<Weight> WeightFinder::Find(Value* value) const {
   }
   if (node->kind() == aten::view || node->kind() == aten::reshape) return FindSplit(node);
   if (node->kind() == prim::ListUnpack || node->kind() == aten::squeeze) return FindUnpacked(value);
+  if (node->kind() == aten::__getitem__) return FindItem(node);
+  if (node->kind() == aten::index) return FindIndexed(node);
   if (node->kind() == aten::select) {
     // W[i] of a stacked W, before anything else is done to it.
     if (ConstInt(node->input(1)) != 0) return std::nullopt;
@@ -104,7 +93,7 @@ std::optional<Weight> WeightFinder::Find(Value* value) const {
 
 // %stack = aten::view(%W, [E, rows, C])     W [E * rows, C]; one of E and rows may be -1
 std::optional<Weight> WeightFinder::FindSplit(Node* view) const {
-  const auto sizes = ConstInts(view->input(1));
+  const auto sizes = FindInts(view->input(1));
   auto weight = Find(view->input(0));
   if (!sizes || sizes->size() != 3 || !weight || weight->tensor.dim() != 2 || weight->swapped || weight->dim() != 2)
     return std::nullopt;
@@ -151,6 +140,51 @@ std::optional<Weight> WeightFinder::FindUnpacked(Value* value) const {
   nodes.insert(nodes.end(), {unpack, entries});
   weight->nodes.insert(weight->nodes.end(), nodes.begin(), nodes.end());
   return weight;
+}
+
+// %w = aten::index(%W, [%i]), %i of no dimension: the proof sees that
+std::optional<Weight> WeightFinder::FindIndexed(Node* index) const {
+  const std::vector<Value*> indices = ListElements(index->input(1));
+  if (indices.size() != 1 || IsNone(indices[0])) return std::nullopt;
+  auto weight = FindEntry(index->input(0), indices[0], 0);
+  if (weight) weight->nodes.push_back(index);
+  return weight;
+}
+
+// %parts = aten::chunk(%W, E, 0) or aten::split(%W, 1, 0); %w = aten::__getitem__(%squeezed, %i), or of aten::unbind(%W, 0)
+std::optional<Weight> WeightFinder::FindItem(Node* item) const {
+  Value* list = item->input(0);
+  const auto squeezed = MatchSqueezedParts(list);
+  if (squeezed && !squeezed->filled->isBefore(item)) return std::nullopt;
+  Node* entries = squeezed ? squeezed->parts->node() : list->node();
+  const auto kind = entries->kind();
+  const bool apart = squeezed ? kind == aten::chunk || kind == aten::split : kind == aten::unbind && IsOnlyRead(list);
+  if (!apart || FindInt(entries->inputs().back()) != 0) return std::nullopt;
+  const auto at = FindInt(item->input(1));
+  auto weight = FindEntry(entries->input(0), at ? nullptr : item->input(1), at.value_or(0));
+  if (!weight) return std::nullopt;
+  if (squeezed && FindInt(entries->input(1)) != (kind == aten::chunk ? weight->tensor.size(0) : 1)) return std::nullopt;
+  weight->nodes.insert(weight->nodes.end(), {item, entries});
+  if (squeezed) weight->nodes.insert(weight->nodes.end(), squeezed->nodes.begin(), squeezed->nodes.end());
+  return weight;
+}
+
+std::optional<int64_t> WeightFinder::FindInt(const Value* value) const {
+  if (const auto constant = ConstInt(value)) return constant;
+  const auto stored = FindStored(self_, value);
+  return stored && stored->value.isInt() ? std::optional<int64_t>(stored->value.toInt()) : std::nullopt;
+}
+
+std::optional<std::vector<int64_t>> WeightFinder::FindInts(const Value* value) const {
+  const std::vector<Value*> elements = ListElements(value);
+  if (elements.empty()) return ConstInts(value);
+  std::vector<int64_t> ints;
+  for (const Value* element : elements) {
+    const auto number = FindInt(element);
+    if (!number) return std::nullopt;
+    ints.push_back(*number);
+  }
+  return ints;
 }
 
 }  // namespace autoep

@@ -26,7 +26,7 @@ struct Weight {
 };
 
 // Finds the stored tensor behind a value, through t, transpose of the last two dimensions, a view that splits the first
-// dimension, and one entry of the first: by select, unbind, or chunks and splits of one entry each.
+// dimension, and one entry of the first: by select, index, unbind, or chunks and splits of one entry each.
 class WeightFinder {
  public:
   WeightFinder(const torch::jit::Module& self, torch::jit::Graph& graph);
@@ -38,9 +38,13 @@ class WeightFinder {
   std::optional<Weight> FindSplit(torch::jit::Node* view) const;
   std::optional<Weight> FindEntry(torch::jit::Value* stack, torch::jit::Value* index, int64_t at) const;
   std::optional<Weight> FindUnpacked(torch::jit::Value* value) const;
+  std::optional<Weight> FindIndexed(torch::jit::Node* index) const;
+  std::optional<Weight> FindItem(torch::jit::Node* item) const;
+  // Numbers that are constants, or attributes of a module.
+  std::optional<int64_t> FindInt(const torch::jit::Value* value) const;
+  std::optional<std::vector<int64_t>> FindInts(const torch::jit::Value* value) const;
 
   torch::jit::Module self_;
-  const torch::jit::Value* self_value_ = nullptr;
   std::unordered_map<const torch::jit::Value*, int> constants_;  // tensor constants, in the graph's order
 };
 

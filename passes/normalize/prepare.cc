@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/passes/lower_tuples.h>
 
 #include "passes/detect/match.h"
+#include "passes/normalize/grad_mode.h"
 #include "passes/normalize/simplify.h"
 
 namespace autoep {
@@ -38,6 +39,7 @@ void PrepareBlockGraph(const std::shared_ptr<Graph>& graph) {
   torch::jit::LowerSimpleTuples(graph);
   FoldConstantIfs(graph->block());
   torch::jit::LowerSimpleTuples(graph);
+  RemoveIdleGradModes(graph->block());
   RemoveDeadCode(graph);
 }
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <torch/csrc/jit/passes/constant_pooling.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -41,6 +42,27 @@ Status CheckConsumed(const BlockGraph& block, const MoeLayer& layer, const std::
                             left->kind().toQualString(), left->outputs().empty() ? "" : left->outputs()[0]->debugName()));
 }
 
+bool AllGone(const torch::jit::Block* block, const std::set<const Node*>& gone) {
+  return std::all_of(block->nodes().begin(), block->nodes().end(), [&](const Node* node) {
+    const auto blocks = node->blocks();
+    return (node->kind() == c10::prim::Constant || gone.contains(node)) &&
+           std::all_of(blocks.begin(), blocks.end(), [&](const torch::jit::Block* inner) { return AllGone(inner, gone); });
+  });
+}
+
+// LibTorch's dead code elimination keeps a loop whose condition is computed, though nothing reads what it makes.
+void DestroyLoops(torch::jit::Block* block, const std::set<const Node*>& gone) {
+  for (auto it = block->nodes().rbegin(); it != block->nodes().rend();) {
+    Node* node = *it;
+    ++it;
+    if (node->kind() == c10::prim::Loop && gone.contains(node) && !node->hasUses() && AllGone(node->blocks()[0], gone)) {
+      node->destroy();
+    } else {
+      for (torch::jit::Block* inner : node->blocks()) DestroyLoops(inner, gone);
+    }
+  }
+}
+
 class RewriteMoe : public Pass {
  public:
   explicit RewriteMoe(PassContext& context) : context_(context) {}
@@ -67,6 +89,10 @@ class RewriteMoe : public Pass {
       for (size_t i = 0; i < block.objects.size(); ++i) AddAttributes(block.objects[i], Planned(matched.layers[i]));
     }
     Replace(block);
+    RemoveDeadCode(block.graph);
+    std::set<const Node*> consumed;
+    for (const MatchedLayer& matched : block.matches) consumed.insert(matched.match.consumed.begin(), matched.match.consumed.end());
+    DestroyLoops(block.graph->block(), consumed);
     RemoveDeadCode(block.graph);
     for (const MatchedLayer& matched : block.matches) {
       AUTOEP_RETURN_IF_ERROR(CheckConsumed(block, matched.match.layer, matched.match.consumed));

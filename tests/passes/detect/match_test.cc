@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Each form as it should be: what is found in it, and which nodes go.
 #include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -149,6 +150,116 @@ TEST(Match, StackedParameterIndexedByALoopIsOneTensor) {
   ExpectLayer(match->layer, "expert_loop");
   EXPECT_EQ(match->layer.tensors[0].parts[0].expert_count, kExperts);
   EXPECT_TRUE(Consumes(*match, "prim::Loop"));
+}
+
+// One matrix for all experts, which a script cuts into parts and turns into a list of matrices; sizes are attributes.
+torch::jit::Module MakeBlockOfParts(const std::string& from, const std::string& to) {
+  torch::jit::Module block = MakeBlock("def unused(self):\n    return 0\n");
+  block.register_attribute("experts", c10::IntType::get(), kExperts);
+  block.register_attribute("width", c10::IntType::get(), kWidth);
+  const std::string source = Replace(LoopSource(""), "    return", R"(
+    w1 = [part.squeeze(0) for part in self.flat_w1.view([self.experts, self.width, 16]).chunk(self.experts, 0)]
+    w3 = [part.squeeze(0) for part in self.flat_w3.view([self.experts, self.width, 16]).chunk(self.experts, 0)]
+    w2 = [part.squeeze(0) for part in self.flat_w2.view([self.experts, self.width, 16]).chunk(self.experts, 0)]
+    for e in range(self.experts):
+        found = torch.where(ids == e)
+        rows = x[found[0]]
+        y = (torch.silu(rows.matmul(w1[e].t())) * rows.matmul(w3[e].t())).matmul(w2[e])
+        out.index_add_(0, found[0], y * w[found[0], found[1]].unsqueeze(-1))
+    return)");
+  block.define(from.empty() ? source : Replace(source, from, to));
+  return block;
+}
+
+TEST(Match, AListOfPartsIsOneTensor) {
+  const Matched matched = Match(MakeBlockOfParts("", ""));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  ExpectLayer(match->layer, "expert_loop");
+  EXPECT_EQ(match->layer.tensors[1].parts[0], (contract::SourcePart{"block.flat_w2", 0, kExperts, 0, kHidden, 0, 1, true}));
+  EXPECT_TRUE(Consumes(*match, "aten::append"));
+}
+
+struct PartsCase {
+  const char* name;
+  std::string from, to;
+};
+
+void PrintTo(const PartsCase& parts, std::ostream* out) { *out << parts.name; }
+
+class Parts : public ::testing::TestWithParam<PartsCase> {};
+
+TEST_P(Parts, InAnyOtherOrderAreNotTaken) {
+  EXPECT_TRUE(Match(MakeBlockOfParts(GetParam().from, GetParam().to)).outcome.matches.empty());
+}
+
+const std::string kForW1 = "for part in self.flat_w1.view([self.experts, self.width, 16]).chunk(self.experts, 0)]";
+const std::string kLoop = "    for e in range(self.experts):";
+
+INSTANTIATE_TEST_SUITE_P(
+    All, Parts,
+    ::testing::Values(PartsCase{"reversed", kLoop, "    w1.reverse()\n" + kLoop},
+                      PartsCase{"replaced", kLoop, "    w1[0] = w1[1]\n" + kLoop},
+                      PartsCase{"inserted", kLoop, "    w1.insert(0, w1[5])\n" + kLoop},
+                      PartsCase{"appended", kLoop, "    w1.append(w1[0])\n" + kLoop},
+                      PartsCase{"scaled", "w1 = [part.squeeze(0) ", "w1 = [(part * 2).squeeze(0) "},
+                      PartsCase{"of_two_rows", kForW1, "for part in self.flat_w1.view([3, 24, 16]).chunk(3, 0)]"},
+                      PartsCase{"changed_in_place", kLoop, "    w1[0].mul_(2)\n" + kLoop},
+                      PartsCase{"another_expert", "matmul(w3[e].t())", "matmul(w3[5 - e].t())"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(Match, AStackIndexedByATensorOfNoDimensionIsOneTensor) {
+  const auto source = [](const std::string& chosen) {
+    return Replace(LoopSource(""), "    return", R"(
+    mask = torch.one_hot(ids, 6).permute(2, 1, 0)
+    hits = (mask.sum([-1, -2]) > 0).nonzero()
+    for i in range(len(hits)):
+        e = )" + chosen + R"(
+        found = torch.where(mask[hits[i][0]])
+        both = torch.matmul(x[found[1]], self.gate_up[e].t())
+        gate, up = torch.chunk(both, 2, -1)
+        y = torch.matmul(torch.silu(gate) * up, self.down[e].t())
+        out.index_add_(0, found[1], y * w[found[1], found[0]].unsqueeze(-1))
+    return)");
+  };
+  const Matched matched = Match(MakeBlock(source("hits[i][0]")));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  ExpectLayer(match->layer, "expert_loop");
+  EXPECT_EQ(match->layer.tensors[0].parts[0].expert_count, kExperts);
+  EXPECT_TRUE(Match(MakeBlock(source("hits[i]"))).outcome.matches.empty());
+}
+
+// Of six experts the last two answer the token itself.
+std::string SourceWithIdentity(const std::string& own, const std::string& weights) {
+  const std::string expert = Replace(SparseExpert(), "y * w[", "y * " + weights + "[");
+  std::string body = "    rest = (w * (ids >= 4)).sum(-1, True)\n" + own;
+  for (int64_t e = 0; e < 4; ++e) {
+    for (const char c : expert) body += c == '#' ? std::to_string(e) : std::string(1, c);
+  }
+  return Replace(LoopSource(""), "    return", body + "    out = out + x * rest\n    return");
+}
+
+TEST(Match, WeightsMayBeMaskedWhereExpertsAnswerTheTokenItself) {
+  const Matched matched = Match(MakeBlock(SourceWithIdentity("    own = w.masked_fill(ids >= 4, 0.0)\n", "own")));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_EQ(match->layer.num_experts, 4);
+  EXPECT_EQ(match->identity_experts, 2);
+  EXPECT_TRUE(Match(MakeBlock(SourceWithIdentity("    own = w.masked_fill(ids >= 3, 0.0)\n", "own"))).outcome.matches.empty());
+}
+
+// Neither is proved, and the block is left with the experts that the graph holds.
+TEST(Match, ExpertsThatAnswerTheTokenItselfKeepTheirIdsAndWeights) {
+  const std::string masked = SourceWithIdentity("    own = w.masked_fill(ids >= 4, 0.0)\n", "own");
+  const std::string in_place = SourceWithIdentity("    w.masked_fill_(ids >= 4, 0.0)\n", "w");
+  const std::string clamped = Replace(masked, "torch.where(ids == 3)", "torch.where(torch.clamp(ids, 0, 3) == 3)");
+  for (const std::string& source : {in_place, clamped}) {
+    const Matched matched = Match(MakeBlock(source));
+    EXPECT_TRUE(matched.outcome.matches.empty());
+    ASSERT_EQ(matched.outcome.refusals.size(), 1u);
+    EXPECT_THAT(matched.outcome.refusals[0].predicate, ::testing::HasSubstr("4 of the router's 6 experts"));
+  }
 }
 
 TEST(Match, OtherResultsSurvive) {
