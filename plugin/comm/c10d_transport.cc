@@ -23,13 +23,7 @@ class C10dCommunicator : public Communicator {
   int64_t rank() const override { return group_->getRank(); }
   int64_t size() const override { return group_->getSize(); }
 
-  std::chrono::milliseconds timeout(c10::DeviceType device) const override {
-    try {
-      return group_->getBackend(device)->getBackendOptions()->timeout;
-    } catch (const c10::Error&) {  // a backend that does not say
-      return kBackendDefaultTimeout;
-    }
-  }
+  std::chrono::milliseconds timeout(c10::DeviceType device) const override { return TimeoutOf(*group_, device); }
 
   at::Tensor AllToAllCounts(const at::Tensor& counts) override {
     if (Peers* peers = PeersOf(group_, counts.device())) {
@@ -98,6 +92,14 @@ class C10dCommunicator : public Communicator {
 };
 
 }  // namespace
+
+std::chrono::milliseconds TimeoutOf(c10d::ProcessGroup& group, c10::DeviceType device) {
+  try {
+    return group.getBackend(device)->getBackendOptions()->timeout;
+  } catch (const c10::Error&) {  // a backend that does not say
+    return kBackendDefaultTimeout;
+  }
+}
 
 CommunicatorPtr FindProcessGroup(const std::string& name) {
   try {

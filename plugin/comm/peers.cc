@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "plugin/comm/c10d_transport.h"
+
 namespace autoep::comm {
 namespace {
 
@@ -30,8 +32,7 @@ Peers* PeersOf(const c10::intrusive_ptr<c10d::ProcessGroup>& group, const at::De
   const auto key = std::pair(group->getGroupName(), device.str());
   const auto found = known.find(key);
   if (found != known.end() && found->second.group.lock() == group) return found->second.peers.get();
-  const auto timeout = group->getBackend(device.type())->getBackendOptions()->timeout;
-  std::unique_ptr<Peers> peers = make_peers(*group, device, timeout);
+  std::unique_ptr<Peers> peers = make_peers(*group, device, TimeoutOf(*group, device.type()));
   Known& entry = known.insert_or_assign(key, Known{c10::weak_intrusive_ptr(group), std::move(peers)}).first->second;
   return entry.peers.get();
 }

@@ -13,6 +13,8 @@
 #include <functional>
 #include <string>
 
+#include "plugin/comm/c10d_transport.h"
+
 namespace autoep::comm {
 namespace {
 
@@ -45,7 +47,7 @@ std::vector<int64_t> AllSay(c10d::ProcessGroup& group, const at::Device& device,
   host.copy_(heard, /*non_blocking=*/true);
   c10::Event copied(at::kCUDA);
   copied.record(c10::cuda::getCurrentCUDAStream(device.index()));
-  const auto timeout = group.getBackend(device.type())->getBackendOptions()->timeout;
+  const auto timeout = TimeoutOf(group, device.type());
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   while (!copied.query()) {
     TORCH_CHECK(std::chrono::steady_clock::now() < deadline, "autoep: rank ", group.getRank(), " of the group waited ",
