@@ -54,9 +54,9 @@ class C10dCommunicator : public Communicator {
   }
 
   std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed,
-                                      int64_t columns, at::ScalarType type, int64_t again_bytes, const Work& work) override {
+                                      const Worker& worker) override {
     Peers* peers = PeersOf(group_, rows.at(0).device());
-    return peers != nullptr ? peers->RoundTrip(rows, traffic, boxed, columns, type, again_bytes, work) : std::nullopt;
+    return peers != nullptr ? peers->RoundTrip(rows, traffic, boxed, worker) : std::nullopt;
   }
 
   std::vector<at::Tensor> AllToAllEach(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed) override {

@@ -38,8 +38,7 @@ std::unique_ptr<Arriving> Communicator::StartEach(const std::vector<at::Tensor>&
   return std::make_unique<Arrived>(AllToAllEach(rows, traffic));
 }
 
-std::optional<at::Tensor> Communicator::RoundTrip(const std::vector<at::Tensor>&, const Traffic&, const Boxed&, int64_t,
-                                                  at::ScalarType, int64_t, const Work&) {
+std::optional<at::Tensor> Communicator::RoundTrip(const std::vector<at::Tensor>&, const Traffic&, const Boxed&, const Worker&) {
   return std::nullopt;
 }
 

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "plugin/comm/groups.h"
 #include "plugin/comm/traffic.h"
 
 namespace autoep::comm {
@@ -39,6 +40,15 @@ class Arriving {
   virtual ~Arriving() = default;
   // Called once. What the current stream does next has the rows.
   virtual std::vector<at::Tensor> Wait() = 0;
+};
+
+// What answers rows.
+struct Worker {
+  int64_t columns;  // of the answers
+  at::ScalarType type;
+  Seconds seconds;
+  // Makes answers [n, columns], of the rows that came from these ranks, in their order: [n, ..] of each part.
+  std::function<void(const std::vector<int64_t>& sources, const std::vector<at::Tensor>& came, const at::Tensor& answers)> answer;
 };
 
 inline constexpr int64_t kAbsent = -2;
@@ -71,13 +81,11 @@ class Communicator {
   // The same beside what the device does next, where the transport can.
   virtual std::unique_ptr<Arriving> StartEach(const std::vector<at::Tensor>& rows, const Traffic& traffic);
 
-  // rows to their destinations and answers to them back home, so that the others' travel while this rank's own are worked on.
-  // work(own, came, answers) makes answers [n, columns] of dtype `type`, of the own rows or of all others that came, [n, ..] of
-  // each part. Being called twice, it reads again_bytes twice. Returns the answers to this rank's rows, [traffic.Sent(rank()),
-  // columns]; or nothing, on every rank, where the transport gains nothing by it: AllToAllEach then has the rows as they were.
-  using Work = std::function<void(bool own, const std::vector<at::Tensor>& came, const at::Tensor& answers)>;
+  // rows to their destinations and answers to them back home, so that they travel while others are worked on: the own first, then
+  // those of the others in groups. Returns the answers to this rank's rows, [traffic.Sent(rank()), columns]; or nothing, on every
+  // rank, where the transport gains nothing by it: AllToAllEach then has the rows as they were.
   virtual std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed,
-                                              int64_t columns, at::ScalarType type, int64_t again_bytes, const Work& work);
+                                              const Worker& worker);
 
   at::Tensor AllToAllRows(const at::Tensor& rows, const Traffic& traffic) { return AllToAllEach({rows}, traffic).front(); }
 };

@@ -3,6 +3,7 @@
 #include "plugin/comm/local.h"
 
 #include <ATen/ThreadLocalState.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/util/Exception.h>
@@ -140,19 +141,35 @@ class LocalCommunicator : public Communicator {
   }
 
   // Nothing is gained; on the CPU it costs little, and virtual ranks then go the ways that GPUs do.
-  std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed&, int64_t columns,
-                                      at::ScalarType type, int64_t, const Work& work) override {
+  std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed&,
+                                      const Worker& worker) override {
     if (!rows.front().is_cpu()) return std::nullopt;
     const std::vector<at::Tensor> came = AllToAllEach(rows, traffic, {});
-    const at::Tensor answers = at::empty({traffic.Received(rank_), columns}, rows.back().options().dtype(type));
-    const auto work_on = [&](bool own, int64_t begin, int64_t count) {
-      std::vector<at::Tensor> parts;
-      for (const at::Tensor& part : came) parts.push_back(part.narrow(0, begin, count));
-      if (count > 0) work(own, parts, answers.narrow(0, begin, count));
+    const at::TensorOptions options = rows.back().options().dtype(worker.type);
+    const at::Tensor home = at::empty({traffic.Received(rank_), worker.columns}, options);
+    const at::Tensor answers = at::empty({traffic.Coming(rank_), worker.columns}, options);
+    const auto from = [&](const at::Tensor& received, int64_t source) {
+      return received.narrow(0, traffic.ReceiveBegin(source, rank_), traffic.Rows(source, rank_));
     };
-    work_on(true, traffic.Coming(rank_), traffic.Rows(rank_, rank_));
-    work_on(false, 0, traffic.Coming(rank_));
-    return AllToAllRows(answers, traffic.Back());
+    const auto work_on = [&](const std::vector<int64_t>& sources, const at::Tensor& to) {
+      std::vector<at::Tensor> parts;
+      for (const at::Tensor& part : came) {
+        std::vector<at::Tensor> theirs;
+        for (const int64_t source : sources) theirs.push_back(from(part, source));
+        parts.push_back(at::cat(theirs));
+      }
+      if (to.size(0) > 0) worker.answer(sources, parts, to);
+    };
+    work_on({rank_}, from(home, rank_));
+    for (const Group& group : GroupSteps(size(), (size() + 1) / 2)) {
+      const int64_t begin = StepBegin(traffic, rank_, group.begin), end = StepBegin(traffic, rank_, group.end);
+      work_on(SourcesOf(group, rank_, size()), answers.narrow(0, begin, end - begin));
+    }
+    for (int64_t step = 1; step < size(); ++step) {
+      const int64_t source = SourceAt(rank_, step, size());
+      from(home, source).copy_(answers.narrow(0, StepBegin(traffic, rank_, step), traffic.Rows(source, rank_)));
+    }
+    return AllToAllRows(home, traffic.Back());
   }
 
   at::Tensor AllToAllCounts(const at::Tensor& counts) override {

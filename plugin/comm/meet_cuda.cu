@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block a rank: writes into that rank's memory, raises the flag there, and waits for the flag here.
+// A meeting is a block a rank: writes into that rank's memory, raises the flag there, and waits for the flag here. A notice is a
+// thread a rank.
 #include <cstdio>
 
 #include "plugin/comm/meet_cuda.h"
@@ -9,8 +10,10 @@ namespace {
 
 __device__ int64_t* FlagOf(int64_t* memory, int64_t rank) { return memory + rank * kFlagWords; }
 
+__device__ int64_t* NoticeOf(int64_t* memory, int64_t rank) { return FlagOf(memory, kMostRanks + rank); }
+
 __device__ int64_t* WordsOf(int64_t* memory, int64_t rank, int64_t number) {
-  return memory + kMostRanks * kFlagWords + ((number % 2) * kMostRanks + rank) * kMostWords;
+  return FlagOf(memory, 2 * kMostRanks) + ((number % 2) * kMostRanks + rank) * kMostWords;
 }
 
 __device__ void Raise(int64_t* flag, int64_t number) {
@@ -29,12 +32,18 @@ __device__ int64_t Now() {
   return now;
 }
 
-__device__ bool Await(const int64_t* flag, int64_t number, int64_t wait_ns) {
+__device__ bool Reaches(const int64_t* flag, int64_t number, int64_t wait_ns) {
   const int64_t begin = Now();
   while (Read(flag) < number) {
     if (Now() - begin > wait_ns) return false;
   }
   return true;
+}
+
+__device__ void Stop(int64_t rank, int64_t other, int64_t wait_ns) {
+  printf("autoep: rank %lld of the group waited %lld s for rank %lld: it is gone, or is not in this call\n", (long long)rank,
+         (long long)(wait_ns / 1000000000), (long long)other);
+  __trap();
 }
 
 // Another rank is at most one meeting ahead, so that what it tells then lies beside what is still read here.
@@ -49,16 +58,25 @@ __global__ void MeetKernel(Meeting meeting, const int64_t* told, int64_t* heard,
   __shared__ bool came;
   if (threadIdx.x == 0) {
     Raise(FlagOf(theirs, meeting.rank), meeting.number);
-    came = Await(FlagOf(mine, other), meeting.number, meeting.wait_ns);
-    if (!came && meeting.words == 0) {
-      printf("autoep: rank %lld of the group waited %lld s for rank %lld: it is gone, or is not in this call\n",
-             (long long)meeting.rank, (long long)(meeting.wait_ns / 1000000000), (long long)other);
-      __trap();
-    }
+    came = Reaches(FlagOf(mine, other), meeting.number, meeting.wait_ns);
+    if (!came && meeting.words == 0) Stop(meeting.rank, other, meeting.wait_ns);
   }
   __syncthreads();
   const volatile int64_t* here = WordsOf(mine, other, meeting.number);
   for (int64_t i = threadIdx.x; i < meeting.words; i += blockDim.x) heard[other * meeting.words + i] = came ? here[i] : absent;
+}
+
+__global__ void GiveKernel(Notice notice) {
+  if ((notice.others >> threadIdx.x & 1) == 0) return;
+  __threadfence_system();
+  Raise(NoticeOf(notice.memory[threadIdx.x], notice.rank), notice.number);
+}
+
+// It waits beside kernels that compute, and leaves them nearly all of its multiprocessor's registers.
+__global__ void AwaitKernel(Notice notice) {
+  if ((notice.others >> threadIdx.x & 1) == 0) return;
+  const int64_t* flag = NoticeOf(notice.memory[notice.rank], threadIdx.x);
+  if (!Reaches(flag, notice.number, notice.wait_ns)) Stop(notice.rank, threadIdx.x, notice.wait_ns);
 }
 
 }  // namespace
@@ -66,6 +84,14 @@ __global__ void MeetKernel(Meeting meeting, const int64_t* told, int64_t* heard,
 void Meet(const Meeting& meeting, const int64_t* told, int64_t* heard, int64_t absent, cudaStream_t stream) {
   const unsigned threads = meeting.words > 0 ? 128 : 32;
   MeetKernel<<<static_cast<unsigned>(meeting.ranks), threads, 0, stream>>>(meeting, told, heard, absent);
+}
+
+void Give(const Notice& notice, cudaStream_t stream) {
+  GiveKernel<<<1, static_cast<unsigned>(notice.ranks), 0, stream>>>(notice);
+}
+
+void Await(const Notice& notice, cudaStream_t stream) {
+  AwaitKernel<<<1, static_cast<unsigned>(notice.ranks), 0, stream>>>(notice);
 }
 
 }  // namespace autoep::comm::cuda

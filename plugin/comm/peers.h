@@ -27,8 +27,7 @@ class Peers {
   virtual std::vector<at::Tensor> Exchange(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed) = 0;
   virtual std::unique_ptr<Arriving> Start(const std::vector<at::Tensor>& rows, const Traffic& traffic) = 0;
   virtual std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed,
-                                              int64_t columns, at::ScalarType type, int64_t again_bytes,
-                                              const Communicator::Work& work) = 0;
+                                              const Worker& worker) = 0;
 };
 
 // The group's peers on such a device, made once; null where its ranks have no such memory, and without CUDA. Collective the first

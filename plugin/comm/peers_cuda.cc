@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Outboxes in memory that the ranks share, meetings by a kernel, and the fetching.
+// Outboxes in memory that the ranks share, meetings and notices by kernels, and the fetching.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/core/Event.h>
@@ -13,6 +13,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,14 +33,17 @@ constexpr int64_t kMostWanted = 1 << 30;    // bytes for rows of which most may 
 
 int64_t RoundUp(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-enum class Wish { kOn, kWait, kOff };
+// The later, the more.
+enum class Wish { kOff, kWait, kOn, kSteps };
 
 Wish WishOf() {
+  static constexpr std::string_view kWords[] = {"off", "wait", "on", "steps"};
   const char* wish = std::getenv("AUTOEP_PEERS");
   const std::string_view word = wish == nullptr ? "on" : wish;
-  TORCH_CHECK(word == "on" || word == "wait" || word == "off", "autoep: AUTOEP_PEERS is '", word,
-              "': set it to on, to wait (nothing is computed while rows travel), or to off");
-  return word == "on" ? Wish::kOn : word == "wait" ? Wish::kWait : Wish::kOff;
+  const auto* found = std::find(std::begin(kWords), std::end(kWords), word);
+  TORCH_CHECK(found != std::end(kWords), "autoep: AUTOEP_PEERS is '", word, "': set it to on, to wait (nothing is computed while ",
+              "rows travel), to steps (each rank's rows are computed by themselves while others travel), or to off");
+  return static_cast<Wish>(found - std::begin(kWords));
 }
 
 // A name of this machine; 0 where the group's GPUs shall not be peers.
@@ -53,12 +58,12 @@ int64_t Machine(const c10d::ProcessGroup& group) {
 class CudaPeers : public Peers {
  public:
   CudaPeers(c10d::ProcessGroup& group, const at::Device& device, std::chrono::milliseconds timeout, SharedMemory meetings,
-            bool aside)
+            Wish wish)
       : group_(group),
         device_(device),
         timeout_(timeout),
         meetings_(std::move(meetings)),
-        aside_(aside),
+        wish_(wish),
         side_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index())) {}
 
   at::Tensor Meet(const at::Tensor& counts) override {
@@ -105,20 +110,25 @@ class CudaPeers : public Peers {
     const c10::cuda::CUDAGuard guard(device_);
     std::vector<at::Tensor> received = Receivers(rows, traffic);  // from the memory of the stream that will use them
     SideWaits();
-    const c10::cuda::CUDAStream stream = aside_ ? side_ : c10::cuda::getCurrentCUDAStream(device_.index());
+    const c10::cuda::CUDAStream stream = wish_ == Wish::kWait ? c10::cuda::getCurrentCUDAStream(device_.index()) : side_;
     const c10::cuda::CUDAStreamGuard on(stream);
     Run(rows, received, traffic, {});
     return std::make_unique<Fetching>(stream, rows, std::move(received));
   }
 
+  // Every rank takes the same steps, and nobody waits for all between them. Answers are written into the outbox that the next
+  // exchange does not use, and whoever they are for is given notice. Nobody may still read the outbox: who did has done it before
+  // the meeting that this trip began with. Nor may the rows' outbox be read when this returns: who fetched from it has answered,
+  // and all answers were awaited. What is fetched of others' rows waits for no answer, and answers are awaited only after this rank
+  // gave its own of the same steps, so that no rank waits in a circle, though all streams be one queue.
   std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed,
-                                      int64_t columns, at::ScalarType type, int64_t again_bytes,
-                                      const Communicator::Work& work) override {
+                                      const Worker& worker) override {
     const c10::cuda::CUDAGuard guard(device_);
     const Widths widths = WidthsOf(rows);
-    if (!aside_ || !Gains(traffic, widths, again_bytes)) return std::nullopt;
+    const int64_t width = worker.columns * static_cast<int64_t>(c10::elementSize(worker.type));
+    const std::vector<Group> groups = GroupsFor(traffic, widths, width, worker.seconds);
+    if (groups.empty()) return std::nullopt;
     const Turn turn(*this);
-    const int64_t width = columns * static_cast<int64_t>(c10::elementSize(type));
     int64_t most = 0;  // bytes of any rank's answers
     for (int64_t rank = 0; rank < ranks(); ++rank) most = std::max(most, traffic.Coming(rank) * width);
     const std::vector<int64_t> rooms = Deliver(rows, traffic, widths, boxed, most);
@@ -128,20 +138,17 @@ class CudaPeers : public Peers {
       came.push_back(at::empty({traffic.Coming(rank()), part.size(1)}, part.options()));
       stayed.push_back(part.narrow(0, away, own));
     }
-    at::Tensor home = at::empty({away + own, columns}, rows.back().options().dtype(type));
-    const at::Tensor answers = View(1 - box_, 0, traffic.Coming(rank()), columns, type);
-    SideWaits();
-    {
-      const c10::cuda::CUDAStreamGuard aside(side_);
-      Fetch(came, traffic, widths, rooms);
+    const at::Tensor home = at::empty({away + own, worker.columns}, rows.back().options().dtype(worker.type));
+    const at::Tensor answers = View(1 - box_, 0, traffic.Coming(rank()), worker.columns, worker.type);
+    const Aside aside(*this);
+    if (own > 0) worker.answer({rank()}, stayed, home.narrow(0, away, own));  // first, for the host takes long to launch it
+    std::vector<c10::Event> there = FetchGroups(groups, came, traffic, widths, rooms);
+    ++trip_;
+    for (size_t i = 0; i < groups.size(); ++i) {
+      there[i].block(c10::cuda::getCurrentCUDAStream(device_.index()));
+      Answer(groups[i], came, traffic, worker, answers);
+      TradeAnswers(groups[i], traffic, width, home);
     }
-    if (own > 0) work(true, stayed, home.narrow(0, away, own));
-    WaitForSide();
-    if (answers.size(0) > 0) work(false, came, answers);
-    MeetAll(0, nullptr, nullptr);
-    box_ = 1 - box_;
-    Fetch({home}, traffic.Back(), {width}, rooms);
-    box_ = 1 - box_;
     return home;
   }
 
@@ -162,6 +169,16 @@ class CudaPeers : public Peers {
    private:
     CudaPeers& peers_;
     const c10::cuda::CUDAStream stream_;
+  };
+
+  // While it lives, the side stream works beside the current one.
+  class Aside {
+   public:
+    explicit Aside(CudaPeers& peers) : peers_(peers) { peers_.SideWaits(); }
+    ~Aside() { peers_.WaitForSide(); }
+
+   private:
+    CudaPeers& peers_;
   };
 
   class Fetching : public Arriving {
@@ -240,13 +257,10 @@ class CudaPeers : public Peers {
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
-  // What is hidden, at the rate of one direction of NVLink 4, against reading again at an H200's and one more call's launches. By
-  // what every rank knows, so that all decide alike and the same rows always take the same way.
-  bool Gains(const Traffic& traffic, const Widths& widths, int64_t again_bytes) const {
-    constexpr double kLink = 300e9, kMemory = 4e12, kLaunches = 60e-6;
-    int64_t most = 0;
-    for (int64_t rank = 0; rank < ranks(); ++rank) most = std::max(most, Bytes(widths, traffic.Away(rank)));
-    return most / kLink > again_bytes / kMemory + kLaunches;
+  std::vector<Group> GroupsFor(const Traffic& traffic, const Widths& there, int64_t back, const Seconds& seconds) const {
+    if (wish_ == Wish::kWait || !traffic.Travels()) return {};
+    if (wish_ == Wish::kSteps) return GroupSteps(ranks(), ranks() - 1);
+    return BestGroups(traffic, std::accumulate(there.begin(), there.end(), int64_t{0}), back, seconds);
   }
 
   std::vector<at::Tensor> Receivers(const std::vector<at::Tensor>& rows, const Traffic& traffic) const {
@@ -308,15 +322,74 @@ class CudaPeers : public Peers {
   // The others' rows, from their outboxes, to the front of `to`.
   void Fetch(const std::vector<at::Tensor>& to, const Traffic& traffic, const Widths& widths,
              const std::vector<int64_t>& rooms) const {
-    for (size_t part = 0; part < to.size(); ++part) {
-      for (int64_t i = 1; i < ranks(); ++i) {  // each rank begins with another one
-        const int64_t source = (rank() + i) % ranks();
-        if (traffic.Rows(source, rank()) == 0) continue;  // without any, there may be no outbox
-        const char* from = boxes_->Of(source) + box_ * capacity_ + Begin(widths, part, rooms[source]);
-        Copy(Row(to[part], traffic.ReceiveBegin(source, rank())), from + traffic.SendBegin(source, rank()) * widths[part],
-             traffic.Rows(source, rank()) * widths[part]);
-      }
+    for (int64_t step = 1; step < ranks(); ++step) {
+      const int64_t source = SourceAt(rank(), step, ranks());
+      FetchFrom(source, to, traffic.ReceiveBegin(source, rank()), traffic, widths, rooms);
     }
+  }
+
+  // To the rows of `to` from `begin` on.
+  void FetchFrom(int64_t source, const std::vector<at::Tensor>& to, int64_t begin, const Traffic& traffic, const Widths& widths,
+                 const std::vector<int64_t>& rooms) const {
+    const int64_t rows = traffic.Rows(source, rank());
+    if (rows == 0) return;  // without any, there may be no outbox
+    for (size_t part = 0; part < to.size(); ++part) {
+      const char* box = boxes_->Of(source) + box_ * capacity_ + Begin(widths, part, rooms[source]);
+      Copy(Row(to[part], begin), box + traffic.SendBegin(source, rank()) * widths[part], rows * widths[part]);
+    }
+  }
+
+  // On the side stream, into the order of the steps. Events: each group is there.
+  std::vector<c10::Event> FetchGroups(const std::vector<Group>& groups, const std::vector<at::Tensor>& to, const Traffic& traffic,
+                                      const Widths& widths, const std::vector<int64_t>& rooms) const {
+    const c10::cuda::CUDAStreamGuard on(side_);
+    std::vector<c10::Event> there;
+    for (const Group& group : groups) {
+      for (int64_t step = group.begin; step < group.end; ++step) {
+        FetchFrom(SourceAt(rank(), step, ranks()), to, StepBegin(traffic, rank(), step), traffic, widths, rooms);
+      }
+      there.emplace_back(at::kCUDA).record(side_);
+    }
+    return there;
+  }
+
+  void Answer(const Group& group, const std::vector<at::Tensor>& came, const Traffic& traffic, const Worker& worker,
+              const at::Tensor& answers) const {
+    const int64_t begin = StepBegin(traffic, rank(), group.begin), rows = StepBegin(traffic, rank(), group.end) - begin;
+    if (rows == 0) return;
+    std::vector<at::Tensor> parts;
+    for (const at::Tensor& part : came) parts.push_back(part.narrow(0, begin, rows));
+    worker.answer(SourcesOf(group, rank(), ranks()), parts, answers.narrow(0, begin, rows));
+  }
+
+  // Gives notice of this rank's answers of these steps; fetches, on the side stream, those that others made for it.
+  void TradeAnswers(const Group& group, const Traffic& traffic, int64_t width, const at::Tensor& home) {
+    uint64_t asked = 0, asking = 0;
+    for (int64_t step = group.begin; step < group.end; ++step) {
+      const int64_t source = SourceAt(rank(), step, ranks()), answerer = AnswererAt(rank(), step, ranks());
+      if (traffic.Rows(source, rank()) > 0) asking |= uint64_t{1} << source;
+      if (traffic.Rows(rank(), answerer) > 0) asked |= uint64_t{1} << answerer;
+    }
+    if (asking != 0) {
+      cuda::Give(NoticeOf(asking), Stream());
+      C10_CUDA_KERNEL_LAUNCH_CHECK();
+    }
+    if (asked == 0) return;
+    SideWaits();  // the others need as long as this rank, and waiting takes a place on the device
+    const c10::cuda::CUDAStreamGuard on(side_);
+    cuda::Await(NoticeOf(asked), Stream());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    for (int64_t step = group.begin; step < group.end; ++step) {
+      const int64_t answerer = AnswererAt(rank(), step, ranks());
+      const char* box = boxes_->Of(answerer) + (1 - box_) * capacity_;
+      Copy(Row(home, traffic.SendBegin(rank(), answerer)), box + StepBegin(traffic, answerer, step) * width,
+           traffic.Rows(rank(), answerer) * width);
+    }
+  }
+
+  cuda::Notice NoticeOf(uint64_t others) const {
+    const auto* memory = reinterpret_cast<int64_t* const*>(meetings_.all_ranks->get_buffer_ptrs_dev());
+    return {memory, rank(), ranks(), others, trip_, std::chrono::nanoseconds(timeout_).count()};
   }
 
   void Copy(void* to, const void* from, int64_t bytes) const {
@@ -342,12 +415,13 @@ class CudaPeers : public Peers {
   const at::Device device_;
   const std::chrono::milliseconds timeout_;
   const SharedMemory meetings_;
-  const bool aside_;  // rows may travel while something is computed; the same on every rank
+  const Wish wish_;  // the same on every rank
   const c10::cuda::CUDAStream side_;
   std::optional<SharedMemory> boxes_;
   int64_t capacity_ = 0;  // bytes of each outbox
   int64_t box_ = 0;       // the one of the next exchange
   int64_t number_ = 0;    // of the last meeting
+  int64_t trip_ = 0;      // of the last round trip
   c10::Event last_{at::kCUDA};
   std::optional<c10::Stream> last_stream_;
 };
@@ -359,8 +433,9 @@ std::unique_ptr<Peers> MakeCudaPeers(c10d::ProcessGroup& group, const at::Device
   if (!together || group.getSize() == 1) return nullptr;
   std::optional<SharedMemory> meetings = MakeSharedMemory(group, device, cuda::kMeetingWords * sizeof(int64_t));
   if (!meetings) return nullptr;
-  const bool aside = AllSayTrue(group, device, WishOf() == Wish::kOn);
-  return std::make_unique<CudaPeers>(group, device, timeout, std::move(*meetings), aside);
+  const std::vector<int64_t> wishes = AllSay(group, device, static_cast<int64_t>(WishOf()));
+  const auto wish = static_cast<Wish>(*std::min_element(wishes.begin(), wishes.end()));
+  return std::make_unique<CudaPeers>(group, device, timeout, std::move(*meetings), wish);
 }
 
 const bool registered = [] {

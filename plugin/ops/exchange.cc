@@ -117,13 +117,11 @@ Exchange::Exchange(comm::CommunicatorPtr communicator, SendPlan plan, const at::
                " is not what dispatch returned on ", ranks, " ranks");
   slots_per_rank_ = received.size(1) - ranks;
   const auto entries = received.accessor<int64_t, 2>();
-  num_rows_ = own_rows_ = 0;
+  rows_from_.resize(ranks);
   for (int64_t rank = 0; rank < ranks; ++rank) {
-    for (int64_t slot = 0; slot < slots_per_rank_; ++slot) {
-      num_rows_ += entries[rank][slot];
-      if (rank == communicator_->rank()) own_rows_ += entries[rank][slot];
-    }
+    for (int64_t slot = 0; slot < slots_per_rank_; ++slot) rows_from_[rank] += entries[rank][slot];
   }
+  num_rows_ = std::accumulate(rows_from_.begin(), rows_from_.end(), int64_t{0});
   traffic_ = TrafficOf(received.narrow(1, slots_per_rank_, ranks));
 }
 
@@ -193,14 +191,16 @@ std::vector<at::Tensor> Exchange::Home::Wait() {
   return sums;
 }
 
-std::optional<at::Tensor> Exchange::RoundTrip(const Packed& packed, at::ScalarType part, at::ScalarType type, int64_t again_bytes,
-                                              const Work& work) const {
+std::optional<at::Tensor> Exchange::RoundTrip(const Packed& packed, at::ScalarType part, at::ScalarType type,
+                                              const comm::Seconds& seconds, const Work& work) const {
   const at::Tensor tokens = Filled(packed.box.parts[1]);
-  const auto work_on = [&](bool own, const std::vector<at::Tensor>& came, const at::Tensor& answers) {
-    work(Told(came[0], packed.has_factors), came[1], own ? own_rows_ : num_rows_ - own_rows_, answers);
+  const auto answer = [&](const std::vector<int64_t>& sources, const std::vector<at::Tensor>& came, const at::Tensor& answers) {
+    int64_t num_rows = 0;
+    for (const int64_t source : sources) num_rows += rows_from_[source];
+    work(Told(came[0], packed.has_factors), came[1], num_rows, answers);
   };
   const std::optional<at::Tensor> home = communicator_->RoundTrip({Filled(packed.box.parts[0]), tokens}, traffic_,
-                                                                  packed.counts.boxed, tokens.size(1), part, again_bytes, work_on);
+                                                                  packed.counts.boxed, {tokens.size(1), part, seconds, answer});
   if (!home) return std::nullopt;
   return KernelsFor(tokens.device()).sum_rows(*home, std::nullopt, plan_.first, type);
 }

@@ -95,11 +95,11 @@ class Exchange {
   };
   Home StartToTokens(const std::vector<at::Tensor>& values) const;
 
-  // packed to the experts and their answers back, where the transport gains by moving the others' while the own are worked on: work
-  // makes answers [n, H] of dtype `part`, of tokens [n, H] with these choices, num_rows of which are for experts here; again_bytes
-  // are what it reads each time. Returns the answers' sums [T, H] of dtype `type`.
+  // packed to the experts and their answers back, where the transport gains by moving some while others are worked on: work makes
+  // answers [n, H] of dtype `part`, of tokens [n, H] with these choices, num_rows of which are for experts here, and takes so many
+  // seconds. Returns the answers' sums [T, H] of dtype `type`.
   using Work = std::function<void(const Choices& choices, const at::Tensor& tokens, int64_t num_rows, const at::Tensor& answers)>;
-  std::optional<at::Tensor> RoundTrip(const Packed& packed, at::ScalarType part, at::ScalarType type, int64_t again_bytes,
+  std::optional<at::Tensor> RoundTrip(const Packed& packed, at::ScalarType part, at::ScalarType type, const comm::Seconds& seconds,
                                       const Work& work) const;
 
   // A placement [N * S, 1, 2] on one rank: this rank's slot numbers in its slots, all others in slot S.
@@ -114,8 +114,9 @@ class Exchange {
   const SendPlan plan_;
   const std::string layer_;
   int64_t slots_per_rank_;
-  int64_t num_rows_, own_rows_;  // of this rank's experts; of these, of its own tokens
-  comm::Traffic traffic_;        // tokens to their experts
+  int64_t num_rows_;                // of this rank's experts;
+  std::vector<int64_t> rows_from_;  // of these, of each rank's tokens
+  comm::Traffic traffic_;           // tokens to their experts
 };
 
 // This rank's tokens, ready to go.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Slots and weights travel with the tokens, so that each way is one exchange. Without a gradient, the others' tokens come
-// while the own are worked on; the gradients of the tokens travel while those of the experts are computed.
+// Slots and weights travel with the tokens, so that each way is one exchange. Without a gradient, they travel both ways while
+// other tokens are worked on; the gradients of the tokens travel while those of the experts are computed.
 #include "plugin/ops/moe/ranks.h"
 
 #include <optional>
@@ -8,6 +8,7 @@
 
 #include "plugin/ops/exchange.h"
 #include "plugin/ops/kernels.h"
+#include "plugin/ops/moe/pass_time.h"
 
 namespace autoep::ops {
 
@@ -34,8 +35,8 @@ at::Tensor ForwardRanks(MoeCall& call, at::ScalarType sum, int64_t ep_size, cons
       part.out = answers;
       ForwardMoe(part, nullptr);
     };
-    const int64_t weights = static_cast<int64_t>(call.experts.gate_up.nbytes() + call.experts.down.nbytes());
-    if (const std::optional<at::Tensor> done = exchange.RoundTrip(packed, call.dtype, type, weights, work)) return done->to(out);
+    const PassTime seconds(call.experts, call.ids.size(1), ep_size);
+    if (const std::optional<at::Tensor> done = exchange.RoundTrip(packed, call.dtype, type, seconds, work)) return done->to(out);
   } else {
     journey = {packed.plan.Order(), packed.counts.received};
   }

@@ -176,7 +176,7 @@ def kernels(call: Callable[[], object], repeats: int) -> dict[str, float]:
 def _kind(name: str) -> str:
     if "nccl" in name:
         return "nccl"
-    if "meetkernel" in name:
+    if any(part in name for part in ("meetkernel", "givekernel", "awaitkernel")):
         return "meet"
     if "memcpy dtod" in name or "memcpy ptop" in name:
         return "fetch"

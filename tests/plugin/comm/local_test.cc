@@ -2,6 +2,7 @@
 // Virtual ranks: what is exchanged, and that no failure leaves a rank waiting.
 #include "plugin/comm/local.h"
 
+#include <ATen/core/Tensor.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/GradMode.h>
@@ -50,6 +51,37 @@ TEST(LocalGroup, DeliversEachRankItsRows) {
     }
   });
   EXPECT_TRUE(status.ok()) << status.message();
+}
+
+// Rank r sends (r + d) % 3 rows of value 10 * r + d to rank d, which adds 100 * d.
+TEST(LocalGroup, RoundTripAnswersEverySourceOnce) {
+  for (const int64_t ranks : {2, 3, 4, 5, 8}) {
+    SCOPED_TRACE(ranks);
+    std::vector<std::vector<int64_t>> rows(ranks);
+    for (int64_t from = 0; from < ranks; ++from) {
+      for (int64_t to = 0; to < ranks; ++to) rows[from].push_back((from + to) % 3);
+    }
+    const Traffic traffic(rows);
+    LocalGroup group("ep", ranks);
+    const Status status = group.Run([&](int64_t rank) {
+      std::vector<double> values, expected;
+      for (int64_t step = 1; step <= ranks; ++step) {  // the others in their order, then this one
+        const int64_t to = step == ranks ? rank : step - (step <= rank);
+        values.insert(values.end(), rows[rank][to], 10.0 * rank + to);
+        expected.insert(expected.end(), rows[rank][to], 10.0 * rank + to + 100 * to);
+      }
+      const auto answer = [&](const std::vector<int64_t>& sources, const std::vector<at::Tensor>& came, const at::Tensor& answers) {
+        std::vector<double> told;
+        for (const int64_t source : sources) told.insert(told.end(), rows[source][rank], 10.0 * source + rank);
+        TORCH_CHECK(came.at(0).equal(at::tensor(told).view({-1, 1})), "rank ", rank, " works on ", came.at(0));
+        answers.copy_(came.at(0).add(100 * rank));
+      };
+      const Worker worker{1, at::kDouble, {}, answer};
+      const std::optional<at::Tensor> home = Self(ranks)->RoundTrip({at::tensor(values).view({-1, 1})}, traffic, {}, worker);
+      TORCH_CHECK(home && home->equal(at::tensor(expected).view({-1, 1})), "rank ", rank, " got ", *home);
+    });
+    EXPECT_TRUE(status.ok()) << status.message();
+  }
 }
 
 TEST(LocalGroup, CountsArriveBySource) {

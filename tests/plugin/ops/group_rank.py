@@ -68,6 +68,8 @@ def _check(run, rank: int, ranks: int, scaled: bool = True, **shards) -> None:
     grads = torch.autograd.grad(out.square().sum(), [*inputs, *mine])
     plain = [moe.reference(*theirs, *experts, NAME) for theirs in tokens]
     _close(out, plain[rank])
+    with torch.no_grad():  # may go another way
+        _close(run(x, ids, weights, scale, *mine), plain[rank])
     expected = torch.autograd.grad(plain[rank].square().sum(), inputs, retain_graph=True)
     # An expert's gradient sums over the tokens of all ranks.
     whole = torch.autograd.grad(sum(part.square().sum() for part in plain), experts)
@@ -148,7 +150,7 @@ def half(rank: int, ranks: int) -> None:
 
 
 def many(rank: int, ranks: int) -> None:
-    """So many bytes that a transport may work on own tokens while the others' travel; the first call makes room for them."""
+    """So many bytes that a transport may work on some tokens while others travel; the first call makes room for them."""
     sizes = {"hidden": 1024, "inner": 16, "experts": EXPERTS, "dtype": DTYPE}
     share = 1 if DEVICE.type == "cuda" else 100  # no transport of CPUs does that
     for counts in ((16000,) * 8, (16000,) * 8, (30000, 1) * 4, (0, 30000) * 4, (20000, 4000, 0, 17000) * 2):

@@ -45,6 +45,14 @@ def test_processes(backend: str, ranks: int, cases: str, tmp_path: Path) -> None
         assert "do not reach each other's memory" not in errors, errors
 
 
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_each_ranks_rows_by_themselves(ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few: of itself a transport works so only where it pays."""
+    monkeypatch.setenv("AUTOEP_PEERS", "steps")
+    codes, errors = run("nccl", ranks, CASES[0], tmp_path)
+    assert codes == [0] * ranks, errors
+
+
 @pytest.mark.parametrize("backend", ["gloo", "nccl"])
 def test_a_rank_that_dies(backend: str, tmp_path: Path) -> None:
     codes, errors = run(backend, 2, "dead", tmp_path)
