@@ -4,6 +4,7 @@
 
 #include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -51,6 +52,11 @@ GroupedProduct Down(const ExpertsCall& call, const at::Tensor& in, int64_t rows)
   return product;
 }
 
+// One for each of two products that follow each other.
+at::Tensor TileCounters(const GroupedProduct& first, const at::TensorOptions& options) {
+  return ReadsWeights(first) ? at::Tensor() : at::zeros({2}, options.dtype(at::kInt));
+}
+
 void Launch(const GroupedProduct& product) {
   const char* error =
       LaunchHopper(product, at::cuda::getCurrentDeviceProperties()->multiProcessorCount, c10::cuda::getCurrentCUDAStream());
@@ -84,6 +90,10 @@ ExpertsOut HopperForward(const ExpertsCall& call, const at::Tensor* source, bool
   GroupedProduct down = Down(call, activated, rows);
   up.ends = down.ends = call.offsets.const_data_ptr<int32_t>();
   down.out = result.out.data_ptr();
+  if (const at::Tensor counters = TileCounters(up, options); counters.defined()) {
+    up.next_tile = counters.data_ptr<int32_t>();
+    down.next_tile = up.next_tile + 1;
+  }
   Launch(up);
   if (!gated) {
     ActivateRows(ActivationOf(call), RowsOf(result.hidden), nullptr, nullptr, 0, rows, activated.size(1), activated.data_ptr(),
@@ -108,6 +118,8 @@ at::Tensor HopperAcross(const at::Tensor& rows, const at::Tensor& weight, const 
   product.type = RowTypeOf(rows.scalar_type());
   at::Tensor out = at::empty({product.rows, product.columns}, rows.options());
   product.out = out.data_ptr();
+  const at::Tensor counters = TileCounters(product, rows.options());
+  if (counters.defined()) product.next_tile = counters.data_ptr<int32_t>();
   Launch(product);
   return out;
 }

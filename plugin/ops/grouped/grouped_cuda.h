@@ -24,6 +24,9 @@ struct GroupedProduct {
   void* out = nullptr;              // [rows, columns]
   int64_t in_rows = 0, rows = 0, slots = 0, columns = 0, depth = 0;
   RowType type = RowType::kBFloat16;         // of every matrix; kBFloat16 or kHalf
+  // A zero in device memory, or null: tiles are then taken from it in the order in which blocks come to them, so that those which
+  // share rows and weights are worked on at one time, and find them in the L2 cache. Not with `source`.
+  int32_t* next_tile = nullptr;
   std::optional<ActivationCall> activation;  // a gated one; none: out is the sum itself
   // The grid before this one in the stream wrote `in`, and all else is older: this grid may begin before that one has ended.
   bool only_in_is_fresh = false;
@@ -31,6 +34,9 @@ struct GroupedProduct {
   bool gated() const { return activation && activation->spec.gated; }
   int64_t width() const { return gated() ? 2 * columns : columns; }
 };
+
+// So few rows for each slot that reading its weights is what takes time.
+inline bool ReadsWeights(const GroupedProduct& product) { return product.rows / product.slots <= 96; }
 
 // depth and columns are multiples of 8, slots are at most 1024, pointers are aligned to 16 bytes, the type is right, tiles can be
 // counted. The device must have compute capability 9.0.

@@ -75,6 +75,32 @@ __device__ __forceinline__ void ArriveAtPeer(const uint64_t* barrier, int rank) 
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(PeerAddress(barrier, rank)) : "memory");
 }
 
+// After StoreAtPeer: who waits with WaitForPeer sees what was stored. It costs a fence.
+__device__ __forceinline__ void TellPeer(const uint64_t* barrier, int rank) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(PeerAddress(barrier, rank)) : "memory");
+}
+
+__device__ __forceinline__ void StoreAtPeer(const void* pointer, int rank, int4 values) {
+  asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(PeerAddress(pointer, rank)), "r"(values.x), "r"(values.y),
+               "r"(values.z), "r"(values.w)
+               : "memory");
+}
+
+// For TellPeer.
+__device__ __forceinline__ void WaitForPeer(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over;\n"
+      "bra again;\n"
+      "over:\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
 __device__ __forceinline__ int ClusterSize() {
   int size;
   asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));

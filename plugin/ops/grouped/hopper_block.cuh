@@ -11,16 +11,21 @@ namespace autoep::ops::cuda::hopper {
 inline constexpr int kGroupThreads = 128;  // a warpgroup
 inline constexpr int kBlockThreads = 3 * kGroupThreads;
 inline constexpr int kConsumerWarps = 8;
-inline constexpr int kGranule = 32;   // rows: tiles are cut at multiples of it
+inline constexpr int kGranule = 16;   // rows: tiles are cut at multiples of it
+inline constexpr int kMostGranules = 16;  // in a tile
 inline constexpr int kSmallBox = 32;  // rows that the copy engine reads at once
 inline constexpr int kLargeBox = 128;
 inline constexpr int kMostStages = 8;
+inline constexpr int kQueued = 2;  // tiles
 inline constexpr int kRowBytes = kTileDepth * 2;
 inline constexpr int kWeightBytes = kTileWeightRows * kRowBytes;
 inline constexpr int kStoreRows = 64;            // rows staged at once on their way out
+inline constexpr int kStoreParts = 4;            // of the largest tile
 inline constexpr int kStorePitch = 64 * 2 + 16;  // bytes; the 16 spread the banks
-inline constexpr int kLoaderRegisters = 56;
-inline constexpr int kConsumerRegisters = 224;
+inline constexpr int kLoadingRegisters = 40;  // of a thread
+inline constexpr int kGatheringRegisters = 56;
+// Of what a block has, the rest.
+constexpr int ConsumerRegisters(int loader) { return (504 - loader) / 2; }
 
 // How a launch cuts its rows: tiles of few rows leave room for more stages, which memory-bound products need.
 struct Cut {
@@ -32,11 +37,20 @@ __host__ __device__ constexpr int StageBytes(Cut cut) { return kWeightBytes + cu
 inline constexpr Cut kSmallCut = {128, 6};
 inline constexpr Cut kLargeCut = {256, 4};
 
-// The stages follow it.
+// Rows of a tile that are to be written, from a column on.
+struct Box {
+  int begin, first, rows;
+};
+
+// It follows the stages.
 struct Shared {
   uint8_t out[2][kStoreRows * kStorePitch];
   uint64_t full[kMostStages];
   uint64_t empty[kMostStages];
+  Tile tiles[kMostStages];  // of the first step of a tile; without rows: there is no more
+  Tile queue[kQueued];      // tiles to be loaded, from the cluster's first block; at its end one without rows
+  uint64_t queued[kQueued], taken[kQueued];
+  Box pending[kConsumerWarps];
   Groups groups;
 };
 
@@ -52,7 +66,7 @@ struct Memory {
 };
 
 inline constexpr int kAlignment = 1024;  // of stages, for the swizzle
-inline constexpr int SharedBytes(Cut cut) { return sizeof(Shared) + kAlignment + cut.stages * StageBytes(cut); }
+inline constexpr int SharedBytes(Cut cut) { return sizeof(Shared) + cut.stages * StageBytes(cut); }
 
 struct KernelArgs {
   const void* in;
@@ -61,6 +75,7 @@ struct KernelArgs {
   const void* bias;
   void* hidden;
   void* out;
+  int32_t* next_tile;
   int slots, columns, depth;
   Cut cut;
   contract::Activation activation;

@@ -4,14 +4,14 @@
 //
 // A block has one warpgroup that loads and two that multiply. Loading: weights by the copy engine; rows by the copy engine where
 // they lie in order, else by cp.async, one row of 128 bytes by 8 threads. Multiplying: each warpgroup takes 64 of a tile's 128
-// weight rows and all of its rows. Where the copy engine loads the rows, the blocks of a cluster work on neighbouring weight tiles
-// and the same rows: each loads a share of them for all, since large tiles are bound by what the L2 cache can deliver.
+// weight rows and all of its rows, and writes a tile while it multiplies the next. Where the copy engine loads the rows, the blocks
+// of a cluster work on neighbouring weight tiles and the same rows: each loads a share of them for all, since large tiles are bound
+// by what the L2 cache can deliver.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <limits>
-#include <type_traits>
 
 #include "plugin/ops/grouped/hopper_load.cuh"
 #include "plugin/ops/grouped/hopper_store.cuh"
@@ -19,117 +19,161 @@
 
 namespace autoep::ops::cuda::hopper {
 
-// meanwhile() runs beside the first products.
-template <typename T, Form kForm, int N, typename Meanwhile>
-__device__ __forceinline__ void Multiply(const KernelArgs& args, const Tile& tile, const Out& out, int group, int steps,
-                                         const Memory& memory, Cluster cluster, Ring& ring, Meanwhile meanwhile) {
-  constexpr bool kAcross = kForm == Form::kAcross;
-  float sum[N / 2];
-  const auto release = [&](int stage) {
-    if (cluster.size == 1) {
-      if (out.lane == 0) Arrive(memory.Empty(stage));
-    } else if (out.lane < cluster.size) {
-      ArriveAtPeer(memory.Empty(stage), out.lane);
+// Calls run.operator()<N>() with the size of a product of so many granules of rows.
+template <int kLow, int kHigh, typename Run>
+__device__ __forceinline__ void VisitSize(int granules, const Run& run) {
+  if constexpr (kLow == kHigh) {
+    run.template operator()<kLow * kGranule>();
+  } else if (granules <= (kLow + kHigh) / 2) {
+    VisitSize<kLow, (kLow + kHigh) / 2>(granules, run);
+  } else {
+    VisitSize<(kLow + kHigh) / 2 + 1, kHigh>(granules, run);
+  }
+}
+
+// A multiplying warpgroup. It is short of registers: 128 of sums and 64 of what is on its way out leave 40, and what is spilled
+// comes back from the L2 cache, for the stages leave hardly any L1. Gathering takes more, so that there a tile is written at once.
+template <typename T, Form kForm, bool kGather>
+class Consumer {
+ public:
+  __device__ __forceinline__ Consumer(const KernelArgs& args, const Memory& memory, Cluster cluster)
+      : args_(args),
+        memory_(memory),
+        cluster_(cluster),
+        group_(threadIdx.x / kGroupThreads - 1),
+        steps_((args.depth + kTileDepth - 1) / kTileDepth),
+        ring_{args.cut.stages} {}
+
+  __device__ __forceinline__ void Run() {
+    Pending::Set(memory_.shared, {});
+    for (;;) {
+      const uint8_t* stage = AwaitStage();
+      const Tile tile = memory_.shared.tiles[ring_.stage];
+      if (tile.rows == 0) break;
+      const int granules = (tile.rows + kGranule - 1) / kGranule;
+      const Bias bias = BiasOf<T, kForm>(args_, tile);
+      step_ = 0;
+      // Beside what is written, one switch a step; then a loop for each size.
+#pragma unroll 1
+      for (;;) {
+        VisitSize<1, kMostGranules>(granules, [&]<int N>() __attribute__((always_inline)) { Start<N>(stage); });
+        EndStep();
+        if constexpr (!kGather) StoreNext();
+        if (step_ == steps_ || !Pending::Any(memory_.shared)) break;
+        stage = AwaitStage();
+      }
+      VisitSize<1, kMostGranules>(granules, [&]<int N>() __attribute__((always_inline)) {
+#pragma unroll 1
+        while (step_ < steps_) {
+          Start<N>(AwaitStage());
+          EndStep();
+        }
+      });
+      WaitWgmma<0>();
+#pragma unroll
+      for (float& value : sum_) asm volatile("" : "+f"(value)::"memory");  // nothing reads them before the wait
+      ReleaseBefore();
+      Pending::Set(memory_.shared, BoxOf<kForm>(args_, tile));
+      if constexpr (kGather) {
+#pragma unroll 1
+        while (Pending::Any(memory_.shared)) {
+          PackSums<T, kStoreRows / 8>(sum_, bias, pending_);
+          StorePart<T, kForm>(args_, memory_.shared, pending_);
+          MoveUp<kStoreRows / 2>(sum_);
+        }
+      } else {
+        PackSums<T, kMostSums / 4>(sum_, bias, pending_);
+        // Waiting pays where the products are what takes time.
+        if (tile.rows <= kStoreRows || steps_ < kStoreParts) StoreRest();
+      }
     }
-  };
-  const auto multiply = [&](auto first) {
-    Wait(memory.Full(ring.stage), ring.phase);
-    if (args.source != nullptr) FenceAsyncProxy();
-    const uint8_t* stage = memory.Stage(ring.stage);
-    const uint64_t weights = Descriptor(stage + group * 64 * kRowBytes);
+    if constexpr (!kGather) StoreRest();
+  }
+
+ private:
+  __device__ __forceinline__ const uint8_t* AwaitStage() {
+    Wait(memory_.Full(ring_.stage), ring_.phase);
+    if constexpr (kGather) FenceAsyncProxy();
+    return memory_.Stage(ring_.stage);
+  }
+
+  // sum = or, after a tile's first step, += weights x rows^T. It goes on beside what follows.
+  template <int N>
+  __device__ __forceinline__ void Start(const uint8_t* stage) {
+    constexpr bool kAcross = kForm == Form::kAcross;
+    const uint64_t weights = Descriptor(stage + group_ * 64 * kRowBytes);
     const uint64_t rows = Descriptor(stage + kWeightBytes);
     FenceWgmma();
 #pragma unroll
     for (int part = 0; part < kTileDepth / 16; ++part) {
-      if (first && part == 0) {
-        Wgmma<T, N, kAcross>::Start(sum, weights, rows);
-      } else {
-        Wgmma<T, N, kAcross>::Add(sum, weights + (kAcross ? 128 : 2) * part, rows + 2 * part);
-      }
+      Wgmma<T, N, kAcross>::Run(sum_, weights + (kAcross ? 128 : 2) * part, rows + 2 * part, step_ > 0 || part > 0);
     }
     CommitWgmma();
-  };
-  multiply(std::true_type());
-  meanwhile();
-  int previous = ring.stage;
-  ring.Next();
-#pragma unroll 1
-  for (int step = 1; step < steps; ++step) {
-    multiply(std::false_type());
-    WaitWgmma<1>();
-    release(previous);
-    previous = ring.stage;
-    ring.Next();
   }
-  WaitWgmma<0>();
-#pragma unroll
-  for (float& value : sum) asm volatile("" : "+f"(value)::"memory");  // nothing reads them before the wait
-  release(previous);
-  Finish<T, kForm, N>(args, tile, out, group, sum);
-}
 
-template <typename T, Form kForm>
-__device__ __forceinline__ void Consume(const KernelArgs& args, const Memory& memory, Cluster cluster, Cursor cursor) {
-  const int group = threadIdx.x / kGroupThreads - 1;
-  const int thread = threadIdx.x % kGroupThreads;
-  const Out out{memory.shared.out[group], 1 + group, thread / 32, thread % 32, thread};
-  const int steps = (args.depth + kTileDepth - 1) / kTileDepth;
-  Ring ring{args.cut.stages};
-  Tile next{};
-  const auto look_up = [&] {
-    if (cursor.Valid()) next = cursor.Get();
-  };
-  look_up();
-  for (bool more = cursor.Valid(); more;) {
-    const Tile tile = next;
-    cursor.Next();
-    more = cursor.Valid();
-    const auto multiply = [&]<int N>() { Multiply<T, kForm, N>(args, tile, out, group, steps, memory, cluster, ring, look_up); };
-    if (tile.rows <= 8) {
-      multiply.template operator()<8>();
-    } else if (tile.rows <= 16) {
-      multiply.template operator()<16>();
-    } else if (tile.rows <= 32) {
-      multiply.template operator()<32>();
-    } else if (tile.rows <= 64) {
-      multiply.template operator()<64>();
-    } else if (tile.rows <= 96) {
-      multiply.template operator()<96>();
-    } else if (tile.rows <= 128) {
-      multiply.template operator()<128>();
-    } else if (tile.rows <= 160) {
-      multiply.template operator()<160>();
-    } else if (tile.rows <= 192) {
-      multiply.template operator()<192>();
-    } else if (tile.rows <= 224) {
-      multiply.template operator()<224>();
-    } else {
-      multiply.template operator()<256>();
+  __device__ __forceinline__ void StoreNext() {
+    StorePart<T, kForm>(args_, memory_.shared, pending_);
+    MoveUp<kStoreRows / 4>(pending_.values);
+  }
+
+  __device__ __forceinline__ void StoreRest() {
+#pragma unroll 1
+    while (Pending::Any(memory_.shared)) StoreNext();
+  }
+
+  // The step before is done then.
+  __device__ __forceinline__ void EndStep() {
+    WaitWgmma<1>();
+    if (step_ > 0) ReleaseBefore();
+    ring_.Next();
+    ++step_;
+  }
+
+  // The stage before the ring's.
+  __device__ __forceinline__ void ReleaseBefore() {
+    const int stage = (ring_.stage == 0 ? ring_.stages : ring_.stage) - 1;
+    const int lane = threadIdx.x % 32;
+    if (cluster_.size == 1) {
+      if (lane == 0) Arrive(memory_.Empty(stage));
+    } else if (lane < cluster_.size) {
+      ArriveAtPeer(memory_.Empty(stage), lane);
     }
   }
-}
 
-template <typename T, Form kForm>
+  const KernelArgs& args_;
+  const Memory& memory_;
+  const Cluster cluster_;
+  const int group_;
+  const int steps_;
+  Ring ring_;
+  int step_ = 0;
+  float sum_[kMostSums] = {};
+  Pending pending_;
+};
+
+template <typename T, Form kForm, bool kGather>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     GroupedKernel(const __grid_constant__ KernelArgs args, const __grid_constant__ CUtensorMap weights,
                   const __grid_constant__ CUtensorMap large_rows, const __grid_constant__ CUtensorMap small_rows) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ uint8_t raw[];
-  Shared& shared = *reinterpret_cast<Shared*>(raw);
-  const uint32_t past = SharedAddress(raw + sizeof(Shared)) % kAlignment;
-  const Memory memory{shared, raw + sizeof(Shared) + (kAlignment - past) % kAlignment, StageBytes(args.cut)};
-  const bool gather = args.source != nullptr;
+  extern __shared__ __align__(kAlignment) uint8_t raw[];
+  Shared& shared = *reinterpret_cast<Shared*>(raw + args.cut.stages * StageBytes(args.cut));
+  const Memory memory{shared, raw, StageBytes(args.cut)};
   const Cluster cluster{ClusterSize(), ClusterRank()};
   if (!args.only_in_is_fresh) WaitForEarlierGrids();
   LetNextGridStart();
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < args.cut.stages; ++stage) {
-      InitBarrier(&shared.full[stage], gather ? 1 + kGroupThreads : 1);
+      InitBarrier(&shared.full[stage], kGather ? 1 + kGroupThreads : 1);
       InitBarrier(&shared.empty[stage], kConsumerWarps * cluster.size);
+    }
+    for (int slot = 0; slot < kQueued; ++slot) {
+      InitBarrier(&shared.queued[slot], 1);
+      InitBarrier(&shared.taken[slot], cluster.size);
     }
     FenceBarrierInit();
     PrefetchMap(&weights);
-    if (!gather) {
+    if (!kGather) {
       PrefetchMap(&large_rows);
       PrefetchMap(&small_rows);
     }
@@ -138,17 +182,19 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   __syncthreads();
   if (cluster.size > 1) SyncCluster();
   const int weight_tiles = (args.columns + kTileColumns<kForm> - 1) / kTileColumns<kForm>;
-  const auto cursor = [&] { return Cursor(shared.groups, args.slots, weight_tiles, kGranule, cluster); };
+  const Schedule schedule(shared.groups, args.slots, weight_tiles, kGranule, cluster);
   if (threadIdx.x < kGroupThreads) {
-    ShrinkRegisters<kLoaderRegisters>();
-    if (gather) {
-      LoadGathered<kForm>(args, weights, memory, cursor());
+    ShrinkRegisters<kGather ? kGatheringRegisters : kLoadingRegisters>();
+    if constexpr (kGather) {
+      LoadGathered<kForm>(args, weights, memory, schedule);
     } else if (threadIdx.x == 0) {
-      LoadInOrder<kForm>(args, weights, {large_rows, small_rows}, memory, cluster, cursor());
+      LoadInOrder<kForm>(args, weights, {large_rows, small_rows}, memory, cluster);
+    } else if (threadIdx.x == 32 && cluster.rank == 0) {
+      QueueTiles(args, shared, cluster, schedule);
     }
   } else {
-    GrowRegisters<kConsumerRegisters>();
-    Consume<T, kForm>(args, memory, cluster, cursor());
+    GrowRegisters<ConsumerRegisters(kGather ? kGatheringRegisters : kLoadingRegisters)>();
+    Consumer<T, kForm, kGather>(args, memory, cluster).Run();
   }
   // Others may still write here, and arrive at barriers here.
   if (cluster.size > 1) SyncCluster();
@@ -160,15 +206,14 @@ struct Shape {
   unsigned cluster;
 };
 
-// Measured on an H100: with few rows for each slot, weights are what is loaded, and more stages of them help; with many, the L2
-// cache is the limit, and sharing rows helps.
+// Measured on an H100: where weights are what is loaded, more stages of them help; else the L2 cache is the limit, and sharing rows
+// helps.
 inline Shape ShapeFor(const GroupedProduct& product) {
-  constexpr int64_t kFewRows = 96;
-  const bool few = product.rows / product.slots <= kFewRows;
+  const bool few = ReadsWeights(product);
   return {few ? kSmallCut : kLargeCut, few || product.source != nullptr ? 1u : 2u};
 }
 
-template <typename T, Form kForm>
+template <typename T, Form kForm, bool kGather = false>
 const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStream_t stream) {
   const auto weights = kForm == Form::kAcross ? AcrossMap(product) : WeightMap(product);
   const auto large_rows = product.source == nullptr ? RowMap(product, kLargeBox) : weights;
@@ -184,6 +229,7 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
                         product.bias,
                         product.hidden,
                         product.out,
+                        product.next_tile,
                         static_cast<int>(product.slots),
                         static_cast<int>(product.columns),
                         static_cast<int>(product.depth),
@@ -193,7 +239,7 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
                         clamped ? static_cast<float>(activation.limit) : kNoLimit,
                         static_cast<float>(activation.spec.shift),
                         product.only_in_is_fresh};
-  const auto kernel = GroupedKernel<T, kForm>;
+  const auto kernel = GroupedKernel<T, kForm, kGather>;
   if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes(cut));
       error != cudaSuccess) {
     return cudaGetErrorString(error);
@@ -219,8 +265,11 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
 template <typename T>
 const char* LaunchTyped(const GroupedProduct& product, int multiprocessors, cudaStream_t stream) {
   if (product.weight_across) return Launch<T, Form::kAcross>(product, multiprocessors, stream);
-  if (product.gated()) return Launch<T, Form::kGated>(product, multiprocessors, stream);
-  return Launch<T, Form::kPlain>(product, multiprocessors, stream);
+  const auto launch = [&]<Form kForm>() {
+    return product.source != nullptr ? Launch<T, kForm, true>(product, multiprocessors, stream)
+                                     : Launch<T, kForm>(product, multiprocessors, stream);
+  };
+  return product.gated() ? launch.template operator()<Form::kGated>() : launch.template operator()<Form::kPlain>();
 }
 
 }  // namespace autoep::ops::cuda::hopper

@@ -50,29 +50,48 @@ __device__ __forceinline__ void LoadRows(const RowMaps& maps, const Tile& tile, 
   }
 }
 
+// One thread of a cluster's first block: tiles for the loading threads of all its blocks, each cluster its own in turn, or as they
+// come where there is a counter. It has its own warp, so that its divisions and its waiting hold up no load.
+__device__ __forceinline__ void QueueTiles(const KernelArgs& args, Shared& shared, Cluster cluster, const Schedule& schedule) {
+  const int count = schedule.Count();
+  Ring ring{kQueued, 1};
+  for (int number = schedule.First();; ring.Next()) {
+    const Tile tile = number < count ? schedule.Get(number) : Tile{};
+    WaitForPeer(&shared.taken[ring.stage], ring.phase);
+    for (int rank = 0; rank < cluster.size; ++rank) {
+      StoreAtPeer(&shared.queue[ring.stage], rank, make_int4(tile.slot, tile.weight_tile + rank, tile.begin, tile.rows));
+      TellPeer(&shared.queued[ring.stage], rank);
+    }
+    if (tile.rows == 0) return;
+    number = args.next_tile == nullptr ? number + schedule.Clusters() : schedule.Clusters() + atomicAdd(args.next_tile, 1);
+  }
+}
+
 // One thread: rows in order.
 template <Form kForm>
 __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtensorMap& weights, const RowMaps& maps,
-                                            const Memory& memory, Cluster cluster, Cursor ahead) {
+                                            const Memory& memory, Cluster cluster) {
   const int steps = (args.depth + kTileDepth - 1) / kTileDepth;
+  Ring queue{kQueued};
+  const auto take = [&] {
+    WaitForPeer(&memory.shared.queued[queue.stage], queue.phase);
+    const Tile tile = memory.shared.queue[queue.stage];
+    TellPeer(&memory.shared.taken[queue.stage], 0);
+    queue.Next();
+    return tile;
+  };
   const auto load_weights = [&](const Tile& tile, int step, int stage) {
+    if (step == 0) memory.shared.tiles[stage] = tile;
     ArriveExpecting(memory.Full(stage), kWeightBytes + Boxes(tile.rows).Rows() * kRowBytes);
     LoadWeights<kForm>(weights, tile, step, memory, stage);
   };
-  Cursor cursor = ahead;
+  Tile tile = take();
   // Weights of the first stages do not wait for the grid that makes the rows.
   int early = 0;
-  for (int step = 0; early < args.cut.stages && ahead.Valid(); ++early) {
-    load_weights(ahead.Get(), step, early);
-    if (++step == steps) {
-      step = 0;
-      ahead.Next();
-    }
-  }
+  for (; tile.rows > 0 && early < min(args.cut.stages, steps); ++early) load_weights(tile, early, early);
   WaitForEarlierGrids();
   Ring ring{args.cut.stages, 1};
-  for (; cursor.Valid(); cursor.Next()) {
-    const Tile tile = cursor.Get();
+  for (; tile.rows > 0; tile = take()) {
     for (int step = 0; step < steps; ++step, ring.Next()) {
       if (early > 0) {
         --early;
@@ -83,12 +102,15 @@ __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtens
       LoadRows(maps, tile, step, memory, cluster, ring.stage);
     }
   }
+  Wait(memory.Empty(ring.stage), ring.phase);
+  memory.shared.tiles[ring.stage] = tile;
+  Arrive(memory.Full(ring.stage));
 }
 
 // A warpgroup: rows from anywhere.
 template <Form kForm>
 __device__ __forceinline__ void LoadGathered(const KernelArgs& args, const CUtensorMap& weights, const Memory& memory,
-                                             Cursor cursor) {
+                                             const Schedule& schedule) {
   constexpr int kRowsAtOnce = kGroupThreads / 8;
   constexpr int kMostTurns = 256 / kRowsAtOnce;
   const int steps = (args.depth + kTileDepth - 1) / kTileDepth;
@@ -97,15 +119,17 @@ __device__ __forceinline__ void LoadGathered(const KernelArgs& args, const CUten
   const int first_row = thread / 8;
   const uint32_t place = first_row * kRowBytes + ((chunk ^ (first_row % 8)) << 4);
   const char* in = static_cast<const char*>(args.in) + chunk * 16;
+  const int count = schedule.Count();
   Ring ring{args.cut.stages, 1};
-  for (; cursor.Valid(); cursor.Next()) {
-    const Tile tile = cursor.Get();
+  for (int number = schedule.First(); number < count; number += schedule.Clusters()) {
+    const Tile tile = schedule.Get(number);
     int source[kMostTurns];
 #pragma unroll
     for (int i = 0; i < kMostTurns; ++i) source[i] = args.source[tile.begin + min(first_row + i * kRowsAtOnce, tile.rows - 1)];
     for (int step = 0; step < steps; ++step, ring.Next()) {
       Wait(memory.Empty(ring.stage), ring.phase);
       if (thread == 0) {
+        if (step == 0) memory.shared.tiles[ring.stage] = tile;
         ArriveExpecting(memory.Full(ring.stage), kWeightBytes);
         LoadWeights<kForm>(weights, tile, step, memory, ring.stage);
       }
@@ -119,6 +143,12 @@ __device__ __forceinline__ void LoadGathered(const KernelArgs& args, const CUten
       ArriveAfterCopies(memory.Full(ring.stage));
     }
   }
+  Wait(memory.Empty(ring.stage), ring.phase);
+  if (thread == 0) {
+    memory.shared.tiles[ring.stage] = {};
+    Arrive(memory.Full(ring.stage));
+  }
+  Arrive(memory.Full(ring.stage));
 }
 
 }  // namespace autoep::ops::cuda::hopper

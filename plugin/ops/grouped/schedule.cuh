@@ -7,9 +7,9 @@
 namespace autoep::ops::cuda::hopper {
 
 inline constexpr int kMostSlots = 1024;
-inline constexpr int kTilesInBand = 8;  // row tiles that pass over one weight tile together, so that both stay in the L2 cache
+inline constexpr int kMostInBand = 12;  // row tiles that pass over one weight tile together, so that both stay in the L2 cache
 
-struct Tile {
+struct alignas(16) Tile {
   int slot;
   int weight_tile;
   int begin;  // first row
@@ -50,37 +50,38 @@ __device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows,
   if (lane == 0) groups.first[slots] = before;
 }
 
-// Walks the tiles of this block's cluster.
-class Cursor {
+// Tiles by number, of a cluster's first block. The others take the weight tiles that follow, which may not exist, and the same rows.
+class Schedule {
  public:
-  // The blocks of a cluster take neighbouring weight tiles and the same rows; the last weight tiles may not exist.
-  __device__ Cursor(const Groups& groups, int slots, int weight_tiles, int granule, Cluster cluster)
+  __device__ Schedule(const Groups& groups, int slots, int weight_tiles, int granule, Cluster cluster)
       : groups_(groups),
         slots_(slots),
         weight_tiles_((weight_tiles + cluster.size - 1) / cluster.size),
         granule_(granule),
-        cluster_(cluster),
-        number_(blockIdx.x / cluster.size),
-        count_(groups.first[slots] * weight_tiles_) {}
+        cluster_(cluster) {}
 
-  __device__ bool Valid() const { return number_ < count_; }
-  __device__ void Next() { number_ += gridDim.x / cluster_.size; }
+  // Of a cluster.
+  __device__ int Count() const { return groups_.first[slots_] * weight_tiles_; }
+  __device__ int First() const { return blockIdx.x / cluster_.size; }
+  __device__ int Clusters() const { return gridDim.x / cluster_.size; }
 
-  __device__ Tile Get() const {
-    const int slot = Slot(number_ / weight_tiles_);
+  __device__ Tile Get(int number) const {
+    const int slot = Slot(number / weight_tiles_);
     const int row_tiles = groups_.first[slot + 1] - groups_.first[slot];
-    const int local = number_ - groups_.first[slot] * weight_tiles_;
-    const int band = local / (kTilesInBand * weight_tiles_);
-    const int in_band = min(kTilesInBand, row_tiles - band * kTilesInBand);
-    const int place = local - band * kTilesInBand * weight_tiles_;
-    const int row_tile = band * kTilesInBand + place % in_band;
+    const int local = number - groups_.first[slot] * weight_tiles_;
+    const int bands = (row_tiles + kMostInBand - 1) / kMostInBand;
+    const int most = (row_tiles + bands - 1) / bands;
+    const int band = local / (most * weight_tiles_);
+    const int in_band = min(most, row_tiles - band * most);
+    const int place = local - band * most * weight_tiles_;
+    const int row_tile = band * most + place % in_band;
     const int group_begin = slot == 0 ? 0 : groups_.ends[slot - 1];
     const int group_rows = groups_.ends[slot] - group_begin;
     // Even shares, so that no tile is nearly empty.
     const int share = (group_rows + row_tiles - 1) / row_tiles;
     const int step = (share + granule_ - 1) / granule_ * granule_;
     const int begin = row_tile * step;
-    return {slot, place / in_band * cluster_.size + cluster_.rank, group_begin + begin, min(step, group_rows - begin)};
+    return {slot, place / in_band * cluster_.size, group_begin + begin, min(step, group_rows - begin)};
   }
 
  private:
@@ -100,8 +101,6 @@ class Cursor {
   const int weight_tiles_;  // of a cluster
   const int granule_;
   const Cluster cluster_;
-  int number_;
-  const int count_;
 };
 
 }  // namespace autoep::ops::cuda::hopper

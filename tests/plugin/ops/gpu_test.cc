@@ -71,6 +71,20 @@ TEST_F(Gpu, SizesThatFillNoTile) {
   }
 }
 
+// Several tiles of rows an expert, and an inner size at which rows are not gathered by the product: tiles taken from a counter by
+// pairs of blocks, and written while the next are multiplied.
+TEST_F(Gpu, SeveralTilesAnExpert) {
+  for (const at::ScalarType type : {at::kBFloat16, at::kHalf}) {
+    for (const auto& [hidden, inner] : {std::pair(200, 1096), std::pair(328, 1032), std::pair(72, 136)}) {
+      for (const int64_t tokens : {150, 390, 700, 1500}) {
+        SCOPED_TRACE(c10::str(type, " ", hidden, " ", inner, " ", tokens));
+        CheckMoe({.experts = 3, .hidden = hidden, .inner = inner, .type = type, .biases = true, .shuffled = true},
+                 RandomIds(tokens, 3, 2));
+      }
+    }
+  }
+}
+
 TEST_F(Gpu, EveryActivation) {
   for (const char* activation : {"silu_gated", "gelu_gated", "gelu_tanh_gated", "relu_gated", "silu", "gelu", "gelu_tanh", "relu",
                                  "relu_squared", "clamped_swiglu", "limited_swiglu"}) {
