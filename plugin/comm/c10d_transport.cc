@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// c10d's own all-to-all, on bytes, so that every dtype takes the same path in every backend; between GPUs that reach each other's
-// memory, that instead.
+// c10d's own all-to-all, on bytes, so that every dtype takes the same path in every backend.
 #include "plugin/comm/c10d_transport.h"
 
 #include <ATen/ops/empty.h>
@@ -25,43 +24,10 @@ class C10dCommunicator : public Communicator {
 
   std::chrono::milliseconds timeout(c10::DeviceType device) const override { return TimeoutOf(*group_, device); }
 
-  at::Tensor AllToAllCounts(const at::Tensor& counts) override {
-    if (Peers* peers = PeersOf(group_, counts.device())) {
-      if (at::Tensor received = peers->Meet(counts); received.defined()) return received;
-    }
-    const at::Tensor sent = counts.contiguous();
-    at::Tensor received = at::empty_like(sent);
-    at::Tensor to = received.view(at::kByte);
-    at::Tensor from = sent.view(at::kByte);
-    std::vector<int64_t> equal;
-    group_->alltoall_base(to, from, equal, equal)->wait();
-    return received;
-  }
+  at::Tensor AllToAllCounts(const Message& message) override { return GroupCounts(*group_, message.Whole()); }
 
-  Outbox MakeOutbox(const Columns& parts, int64_t room, const at::Tensor& like) override {
-    Peers* peers = PeersOf(group_, like.device());
-    return peers != nullptr ? peers->MakeOutbox(parts, room, like) : Communicator::MakeOutbox(parts, room, like);
-  }
-
-  Outbox MakeOutbox(const Columns& parts, const Traffic& traffic, const at::Tensor& like) override {
-    Peers* peers = PeersOf(group_, like.device());
-    return peers != nullptr ? peers->MakeOutbox(parts, traffic, like) : Communicator::MakeOutbox(parts, traffic, like);
-  }
-
-  std::unique_ptr<Arriving> StartEach(const std::vector<at::Tensor>& rows, const Traffic& traffic) override {
-    Peers* peers = PeersOf(group_, rows.at(0).device());
-    return peers != nullptr ? peers->Start(rows, traffic) : Communicator::StartEach(rows, traffic);
-  }
-
-  std::optional<at::Tensor> RoundTrip(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed,
-                                      const Worker& worker) override {
-    Peers* peers = PeersOf(group_, rows.at(0).device());
-    return peers != nullptr ? peers->RoundTrip(rows, traffic, boxed, worker) : std::nullopt;
-  }
-
-  std::vector<at::Tensor> AllToAllEach(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed) override {
+  std::vector<at::Tensor> AllToAllEach(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed&) override {
     const at::Device device = rows.at(0).device();
-    if (Peers* peers = PeersOf(group_, device)) return peers->Exchange(rows, traffic, boxed);
     std::vector<at::Tensor> sent, received;
     for (const at::Tensor& one : rows) sent.push_back(one.contiguous());  // alive until the end
     received.resize(rows.size());
@@ -101,12 +67,27 @@ std::chrono::milliseconds TimeoutOf(c10d::ProcessGroup& group, c10::DeviceType d
   }
 }
 
-CommunicatorPtr FindProcessGroup(const std::string& name) {
+at::Tensor GroupCounts(c10d::ProcessGroup& group, const at::Tensor& counts) {
+  const at::Tensor sent = counts.contiguous();
+  at::Tensor received = at::empty_like(sent);
+  at::Tensor to = received.view(at::kByte);
+  at::Tensor from = sent.view(at::kByte);
+  std::vector<int64_t> equal;
+  group.alltoall_base(to, from, equal, equal)->wait();
+  return received;
+}
+
+c10::intrusive_ptr<c10d::ProcessGroup> FindProcessGroup(const std::string& name) {
   try {
-    return std::make_shared<C10dCommunicator>(c10d::resolve_process_group(name));
+    return c10d::resolve_process_group(name);
   } catch (const c10::Error&) {  // the registry has no way to ask
-    return nullptr;
+    return {};
   }
+}
+
+CommunicatorPtr CommunicatorOf(const c10::intrusive_ptr<c10d::ProcessGroup>& group, const at::Device& device) {
+  if (CommunicatorPtr peers = PeersOf(group, device)) return peers;
+  return std::make_shared<C10dCommunicator>(group);
 }
 
 }  // namespace autoep::comm

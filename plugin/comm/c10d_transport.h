@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The communicator over a c10d process group: Gloo for CPU tensors, NCCL for CUDA tensors.
+// Communicators over a c10d process group: Gloo for CPU tensors, NCCL for CUDA tensors, or the memory that GPUs share.
 #pragma once
 
 #include <chrono>
@@ -11,7 +11,13 @@
 namespace autoep::comm {
 
 // The process group registered with c10d under exactly `name`, or null.
-CommunicatorPtr FindProcessGroup(const std::string& name);
+c10::intrusive_ptr<c10d::ProcessGroup> FindProcessGroup(const std::string& name);
+
+// For tensors on such a device. Collective the first time, where that is a GPU.
+CommunicatorPtr CommunicatorOf(const c10::intrusive_ptr<c10d::ProcessGroup>& group, const at::Device& device);
+
+// By the group itself: row i of counts [size, m] goes to rank i.
+at::Tensor GroupCounts(c10d::ProcessGroup& group, const at::Tensor& counts);
 
 // Of the group's backend for such a device.
 std::chrono::milliseconds TimeoutOf(c10d::ProcessGroup& group, c10::DeviceType device);

@@ -2,7 +2,9 @@
 // What a transport does that has no outboxes and moves nothing aside.
 #include "plugin/comm/communicator.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 
 namespace autoep::comm {
 namespace {
@@ -17,6 +19,14 @@ class Arrived : public Arriving {
 };
 
 }  // namespace
+
+at::Tensor Message::Whole() const {
+  const int64_t ranks = each.size(0);
+  std::vector<at::Tensor> parts = {each};
+  if (all.defined()) parts.push_back(all.unsqueeze(0).expand({ranks, all.size(0)}));
+  for (const int64_t number : numbers) parts.push_back(at::full({ranks, 1}, number, each.options()));
+  return at::cat(parts, 1);
+}
 
 Boxed BoxedAll(const Traffic& traffic) {
   Boxed boxed;

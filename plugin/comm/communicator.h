@@ -51,6 +51,16 @@ struct Worker {
   std::function<void(const std::vector<int64_t>& sources, const std::vector<at::Tensor>& came, const at::Tensor& answers)> answer;
 };
 
+// What a rank tells the others, int64: each its own row, and all of them the rest.
+struct Message {
+  at::Tensor each;                    // [ranks, m]
+  at::Tensor all = {};                // [n], or undefined
+  std::vector<int64_t> numbers = {};  // known to the host
+
+  // [ranks, m + n + numbers].
+  at::Tensor Whole() const;
+};
+
 inline constexpr int64_t kAbsent = -2;
 
 class Communicator {
@@ -62,10 +72,10 @@ class Communicator {
   // How long an exchange of tensors on such a device may take.
   virtual std::chrono::milliseconds timeout(c10::DeviceType device) const = 0;
 
-  // counts [size(), m] int64: row i goes to rank i. Returns [size(), m]: row i came from rank i. What this rank put into an outbox
-  // before it is there for the others after it. Collective: every rank calls it.
+  // Returns what was told, row i by rank i. What this rank put into an outbox before it is there for the others after it.
+  // Collective: every rank calls it, with as many numbers.
   // A peer that is gone, failed, or took longer than the transport's timeout is a c10::Error, or a row of kAbsent.
-  virtual at::Tensor AllToAllCounts(const at::Tensor& counts) = 0;
+  virtual at::Tensor AllToAllCounts(const Message& message) = 0;
 
   // Parts of (columns, dtype) on `like`'s device, with room for `room` rows each.
   using Columns = std::vector<std::pair<int64_t, at::ScalarType>>;

@@ -80,7 +80,7 @@ Status CheckOptions(const GlooOptions& options) {
   if (options.size < 1 || options.rank < 0 || options.rank >= options.size) {
     return Status(Code::kPlugin, fmt::format("rank {} of a Gloo group of {}: ranks are 0 to size - 1", options.rank, options.size));
   }
-  if (FindProcessGroup(options.name) != nullptr) {
+  if (FindProcessGroup(options.name)) {
     return Status(Code::kPlugin,
                   fmt::format("a process group '{}' exists already in this process: choose another name", options.name));
   }

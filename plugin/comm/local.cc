@@ -172,7 +172,8 @@ class LocalCommunicator : public Communicator {
     return AllToAllRows(home, traffic.Back());
   }
 
-  at::Tensor AllToAllCounts(const at::Tensor& counts) override {
+  at::Tensor AllToAllCounts(const Message& message) override {
+    const at::Tensor counts = message.Whole();
     const Traffic one(std::vector<std::vector<int64_t>>(size(), std::vector<int64_t>(size(), 1)));
     at::Tensor sent = at::empty_like(counts);
     for (int64_t to = 0; to < size(); ++to) sent.select(0, one.SendBegin(rank_, to)).copy_(counts.select(0, to));

@@ -40,6 +40,12 @@ __device__ bool Reaches(const int64_t* flag, int64_t number, int64_t wait_ns) {
   return true;
 }
 
+__device__ int64_t WordOf(const Words& told, int64_t other, int64_t i) {
+  if (i < told.num_each) return told.each[other * told.num_each + i];
+  i -= told.num_each;
+  return i < told.num_all ? told.all[i] : told.numbers[i - told.num_all];
+}
+
 __device__ void Stop(int64_t rank, int64_t other, int64_t wait_ns) {
   printf("autoep: rank %lld of the group waited %lld s for rank %lld: it is gone, or is not in this call\n", (long long)rank,
          (long long)(wait_ns / 1000000000), (long long)other);
@@ -47,23 +53,23 @@ __device__ void Stop(int64_t rank, int64_t other, int64_t wait_ns) {
 }
 
 // Another rank is at most one meeting ahead, so that what it tells then lies beside what is still read here.
-__global__ void MeetKernel(Meeting meeting, const int64_t* told, int64_t* heard, int64_t absent) {
+__global__ void MeetKernel(Meeting meeting, Words told, int64_t words, int64_t* heard, int64_t absent) {
   const int64_t other = blockIdx.x;
   int64_t* theirs = meeting.memory[other];
   int64_t* mine = meeting.memory[meeting.rank];
   int64_t* there = WordsOf(theirs, meeting.rank, meeting.number);
-  for (int64_t i = threadIdx.x; i < meeting.words; i += blockDim.x) there[i] = told[other * meeting.words + i];
+  for (int64_t i = threadIdx.x; i < words; i += blockDim.x) there[i] = WordOf(told, other, i);
   __threadfence_system();
   __syncthreads();
   __shared__ bool came;
   if (threadIdx.x == 0) {
     Raise(FlagOf(theirs, meeting.rank), meeting.number);
     came = Reaches(FlagOf(mine, other), meeting.number, meeting.wait_ns);
-    if (!came && meeting.words == 0) Stop(meeting.rank, other, meeting.wait_ns);
+    if (!came && words == 0) Stop(meeting.rank, other, meeting.wait_ns);
   }
   __syncthreads();
   const volatile int64_t* here = WordsOf(mine, other, meeting.number);
-  for (int64_t i = threadIdx.x; i < meeting.words; i += blockDim.x) heard[other * meeting.words + i] = came ? here[i] : absent;
+  for (int64_t i = threadIdx.x; i < words; i += blockDim.x) heard[other * words + i] = came ? here[i] : absent;
 }
 
 __global__ void GiveKernel(Notice notice) {
@@ -81,9 +87,10 @@ __global__ void AwaitKernel(Notice notice) {
 
 }  // namespace
 
-void Meet(const Meeting& meeting, const int64_t* told, int64_t* heard, int64_t absent, cudaStream_t stream) {
-  const unsigned threads = meeting.words > 0 ? 128 : 32;
-  MeetKernel<<<static_cast<unsigned>(meeting.ranks), threads, 0, stream>>>(meeting, told, heard, absent);
+void Meet(const Meeting& meeting, const Words& told, int64_t* heard, int64_t absent, cudaStream_t stream) {
+  const int64_t words = told.Count();
+  const unsigned threads = words > 0 ? 128 : 32;
+  MeetKernel<<<static_cast<unsigned>(meeting.ranks), threads, 0, stream>>>(meeting, told, words, heard, absent);
 }
 
 void Give(const Notice& notice, cudaStream_t stream) {

@@ -12,6 +12,7 @@ namespace autoep::comm::cuda {
 inline constexpr int64_t kMostWords = 1024;  // told to one rank
 inline constexpr int64_t kFlagWords = 16;    // a flag's cache line
 inline constexpr int64_t kMostRanks = 64;
+inline constexpr int64_t kMostNumbers = 4;
 
 // What each rank's memory holds, all zero in the beginning: a flag of each rank, which says to what meeting it has come, another
 // for its last notice, and what it told, for meetings of even and of odd numbers.
@@ -21,13 +22,23 @@ struct Meeting {
   int64_t* const* memory;  // device memory, a pointer a rank
   int64_t rank, ranks;
   int64_t number;   // 1, 2, ..., the same on every rank
-  int64_t words;    // told to each rank; may be 0
   int64_t wait_ns;  // for a rank at most
 };
 
-// told, heard [ranks, words]. What is heard of a rank that does not come is `absent`; without words, the kernel ends the program's
+// What each rank is told, in this order; may be nothing.
+struct Words {
+  const int64_t* each;  // [ranks, num_each]
+  const int64_t* all;   // [num_all]
+  int64_t num_each, num_all;
+  int64_t numbers[kMostNumbers];
+  int64_t num_numbers;
+
+  int64_t Count() const { return num_each + num_all + num_numbers; }
+};
+
+// heard [ranks, told.Count()]. What is heard of a rank that does not come is `absent`; without words, the kernel ends the program's
 // use of the device (__trap), for what follows would read rows that are not there.
-void Meet(const Meeting& meeting, const int64_t* told, int64_t* heard, int64_t absent, cudaStream_t stream);
+void Meet(const Meeting& meeting, const Words& told, int64_t* heard, int64_t absent, cudaStream_t stream);
 
 struct Notice {
   int64_t* const* memory;  // as above

@@ -16,14 +16,14 @@ MakePeers make_peers = nullptr;
 
 struct Known {
   c10::weak_intrusive_ptr<c10d::ProcessGroup> group;  // of that name there may be another later
-  std::unique_ptr<Peers> peers;
+  CommunicatorPtr peers;
 };
 
 }  // namespace
 
 void RegisterPeers(MakePeers make) { make_peers = make; }
 
-Peers* PeersOf(const c10::intrusive_ptr<c10d::ProcessGroup>& group, const at::Device& device) {
+CommunicatorPtr PeersOf(const c10::intrusive_ptr<c10d::ProcessGroup>& group, const at::Device& device) {
   if (make_peers == nullptr || !device.is_cuda()) return nullptr;
   static std::mutex mutex;
   // Not destroyed: CUDA may be gone before it.
@@ -31,10 +31,10 @@ Peers* PeersOf(const c10::intrusive_ptr<c10d::ProcessGroup>& group, const at::De
   const std::lock_guard lock(mutex);
   const auto key = std::pair(group->getGroupName(), device.str());
   const auto found = known.find(key);
-  if (found != known.end() && found->second.group.lock() == group) return found->second.peers.get();
-  std::unique_ptr<Peers> peers = make_peers(*group, device, TimeoutOf(*group, device.type()));
-  Known& entry = known.insert_or_assign(key, Known{c10::weak_intrusive_ptr(group), std::move(peers)}).first->second;
-  return entry.peers.get();
+  if (found != known.end() && found->second.group.lock() == group) return found->second.peers;
+  CommunicatorPtr peers = make_peers(*group, device, TimeoutOf(*group, device.type()));
+  known.insert_or_assign(key, Known{c10::weak_intrusive_ptr(group), peers});
+  return peers;
 }
 
 }  // namespace autoep::comm

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Outboxes in memory that the ranks share, meetings and notices by kernels, and the fetching.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <c10/core/Event.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -20,6 +19,7 @@
 #include <string_view>
 #include <utility>
 
+#include "plugin/comm/c10d_transport.h"
 #include "plugin/comm/meet_cuda.h"
 #include "plugin/comm/peers.h"
 #include "plugin/comm/shared_memory_cuda.h"
@@ -55,7 +55,8 @@ int64_t Machine(const c10d::ProcessGroup& group) {
   return static_cast<int64_t>(std::hash<std::string_view>()(name) | 1);
 }
 
-class CudaPeers : public Peers {
+// Each exchange has an outbox of its own until the next but one.
+class CudaPeers : public Communicator {
  public:
   CudaPeers(c10d::ProcessGroup& group, const at::Device& device, std::chrono::milliseconds timeout, SharedMemory meetings,
             Wish wish)
@@ -66,17 +67,25 @@ class CudaPeers : public Peers {
         wish_(wish),
         side_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device.index())) {}
 
-  at::Tensor Meet(const at::Tensor& counts) override {
+  int64_t rank() const override { return group_.getRank(); }
+  int64_t size() const override { return group_.getSize(); }
+  std::chrono::milliseconds timeout(c10::DeviceType) const override { return timeout_; }
+
+  at::Tensor AllToAllCounts(const Message& message) override {
     const c10::cuda::CUDAGuard guard(device_);
-    if (counts.size(1) > cuda::kMostWords) return {};
+    const at::Tensor each = message.each.contiguous();
+    const at::Tensor all = message.all.defined() ? message.all.contiguous() : at::empty({0}, each.options());
+    const auto numbers = static_cast<int64_t>(message.numbers.size());
+    cuda::Words words{each.const_data_ptr<int64_t>(), all.const_data_ptr<int64_t>(), each.size(1), all.size(0), {}, numbers};
+    if (numbers > cuda::kMostNumbers || words.Count() > cuda::kMostWords) return GroupCounts(group_, message.Whole());
+    std::copy(message.numbers.begin(), message.numbers.end(), words.numbers);
     const Turn turn(*this);
-    const at::Tensor told = counts.contiguous();
-    at::Tensor heard = at::empty_like(told);
-    MeetAll(told.size(1), told.const_data_ptr<int64_t>(), heard.mutable_data_ptr<int64_t>());
+    at::Tensor heard = at::empty({size(), words.Count()}, each.options());
+    MeetAll(words, heard.mutable_data_ptr<int64_t>());
     return heard;
   }
 
-  Outbox MakeOutbox(const Communicator::Columns& parts, int64_t room, const at::Tensor& like) override {
+  Outbox MakeOutbox(const Columns& parts, int64_t room, const at::Tensor& like) override {
     const c10::cuda::CUDAGuard guard(device_);
     const int64_t bytes = Bytes(WidthsOf(parts), room);
     const bool boxed = room > 0 && bytes <= capacity_;
@@ -90,23 +99,23 @@ class CudaPeers : public Peers {
     return box;
   }
 
-  Outbox MakeOutbox(const Communicator::Columns& parts, const Traffic& traffic, const at::Tensor&) override {
+  Outbox MakeOutbox(const Columns& parts, const Traffic& traffic, const at::Tensor&) override {
     const c10::cuda::CUDAGuard guard(device_);
     const Turn turn(*this);
     int64_t needed = 0;
-    for (int64_t rank = 0; rank < ranks(); ++rank) needed = std::max(needed, Bytes(WidthsOf(parts), traffic.Sent(rank)));
+    for (int64_t rank = 0; rank < size(); ++rank) needed = std::max(needed, Bytes(WidthsOf(parts), traffic.Sent(rank)));
     if (needed > capacity_ || !boxes_) Grow(needed);
     return {Views(parts, traffic.Sent(rank())), traffic.Sent(rank())};
   }
 
-  std::vector<at::Tensor> Exchange(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed) override {
+  std::vector<at::Tensor> AllToAllEach(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Boxed& boxed) override {
     const c10::cuda::CUDAGuard guard(device_);
     std::vector<at::Tensor> received = Receivers(rows, traffic);
     Run(rows, received, traffic, boxed);
     return received;
   }
 
-  std::unique_ptr<Arriving> Start(const std::vector<at::Tensor>& rows, const Traffic& traffic) override {
+  std::unique_ptr<Arriving> StartEach(const std::vector<at::Tensor>& rows, const Traffic& traffic) override {
     const c10::cuda::CUDAGuard guard(device_);
     std::vector<at::Tensor> received = Receivers(rows, traffic);  // from the memory of the stream that will use them
     SideWaits();
@@ -130,7 +139,7 @@ class CudaPeers : public Peers {
     if (groups.empty()) return std::nullopt;
     const Turn turn(*this);
     int64_t most = 0;  // bytes of any rank's answers
-    for (int64_t rank = 0; rank < ranks(); ++rank) most = std::max(most, traffic.Coming(rank) * width);
+    for (int64_t rank = 0; rank < size(); ++rank) most = std::max(most, traffic.Coming(rank) * width);
     const std::vector<int64_t> rooms = Deliver(rows, traffic, widths, boxed, most);
     const int64_t away = traffic.Away(rank()), own = traffic.Rows(rank(), rank());
     std::vector<at::Tensor> came, stayed;
@@ -205,7 +214,7 @@ class CudaPeers : public Peers {
     for (const at::Tensor& part : rows) widths.push_back(part.size(1) * part.element_size());
     return widths;
   }
-  static Widths WidthsOf(const Communicator::Columns& parts) {
+  static Widths WidthsOf(const Columns& parts) {
     Widths widths;
     for (const auto& [columns, type] : parts) widths.push_back(columns * static_cast<int64_t>(c10::elementSize(type)));
     return widths;
@@ -220,8 +229,6 @@ class CudaPeers : public Peers {
     return static_cast<char*>(rows.data_ptr()) + row * rows.size(1) * rows.element_size();
   }
 
-  int64_t rank() const { return group_.getRank(); }
-  int64_t ranks() const { return group_.getSize(); }
   cudaStream_t Stream() const { return c10::cuda::getCurrentCUDAStream(device_.index()); }
 
   // What the side stream does next comes after what the current stream was given.
@@ -242,7 +249,7 @@ class CudaPeers : public Peers {
     return boxes_->own.narrow(0, box * capacity_ + begin, bytes).view(type).view({rows, columns});
   }
 
-  std::vector<at::Tensor> Views(const Communicator::Columns& parts, int64_t room) const {
+  std::vector<at::Tensor> Views(const Columns& parts, int64_t room) const {
     const Widths widths = WidthsOf(parts);
     std::vector<at::Tensor> views;
     for (size_t i = 0; i < parts.size(); ++i)
@@ -250,16 +257,17 @@ class CudaPeers : public Peers {
     return views;
   }
 
-  void MeetAll(int64_t words, const int64_t* told, int64_t* heard) {
+  void MeetAll() { MeetAll({}, nullptr); }
+  void MeetAll(const cuda::Words& told, int64_t* heard) {
     const auto* memory = reinterpret_cast<int64_t* const*>(meetings_.all_ranks->get_buffer_ptrs_dev());
     const int64_t nanoseconds = std::chrono::nanoseconds(timeout_).count();
-    cuda::Meet({memory, rank(), ranks(), ++number_, words, nanoseconds}, told, heard, kAbsent, Stream());
+    cuda::Meet({memory, rank(), size(), ++number_, nanoseconds}, told, heard, kAbsent, Stream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
   std::vector<Group> GroupsFor(const Traffic& traffic, const Widths& there, int64_t back, const Seconds& seconds) const {
     if (wish_ == Wish::kWait || !traffic.Travels()) return {};
-    if (wish_ == Wish::kSteps) return GroupSteps(ranks(), ranks() - 1);
+    if (wish_ == Wish::kSteps) return GroupSteps(size(), size() - 1);
     return BestGroups(traffic, std::accumulate(there.begin(), there.end(), int64_t{0}), back, seconds);
   }
 
@@ -286,10 +294,10 @@ class CudaPeers : public Peers {
   // `least` bytes then. Returns the ranks' rooms.
   std::vector<int64_t> Deliver(const std::vector<at::Tensor>& rows, const Traffic& traffic, const Widths& widths,
                                const Boxed& boxed, int64_t least) {
-    std::vector<int64_t> rooms(ranks());
+    std::vector<int64_t> rooms(size());
     int64_t needed = least;
     bool all_boxed = least <= capacity_;
-    for (int64_t rank = 0; rank < ranks(); ++rank) {
+    for (int64_t rank = 0; rank < size(); ++rank) {
       const int64_t told = boxed.rooms.empty() ? 0 : boxed.rooms[rank];
       rooms[rank] = told > 0 ? told : traffic.Away(rank);
       if (told > 0 || traffic.Away(rank) == 0) continue;
@@ -297,11 +305,11 @@ class CudaPeers : public Peers {
       needed = std::max(needed, Bytes(widths, std::max(rooms[rank], -told)));
     }
     if (all_boxed) {
-      if (!boxed.met && traffic.Travels()) MeetAll(0, nullptr, nullptr);
+      if (!boxed.met && traffic.Travels()) MeetAll();
       return rooms;
     }
     if (needed > capacity_) {
-      for (int64_t rank = 0; rank < ranks(); ++rank) rooms[rank] = traffic.Away(rank);
+      for (int64_t rank = 0; rank < size(); ++rank) rooms[rank] = traffic.Away(rank);
       for (const int64_t room : rooms) needed = std::max(needed, Bytes(widths, room));
       const std::optional<SharedMemory> old = Grow(needed);
       Put(rows, traffic, widths);
@@ -309,7 +317,7 @@ class CudaPeers : public Peers {
     } else if (boxed.rooms.empty() || boxed.rooms[rank()] <= 0) {
       Put(rows, traffic, widths);
     }
-    MeetAll(0, nullptr, nullptr);
+    MeetAll();
     return rooms;
   }
 
@@ -322,8 +330,8 @@ class CudaPeers : public Peers {
   // The others' rows, from their outboxes, to the front of `to`.
   void Fetch(const std::vector<at::Tensor>& to, const Traffic& traffic, const Widths& widths,
              const std::vector<int64_t>& rooms) const {
-    for (int64_t step = 1; step < ranks(); ++step) {
-      const int64_t source = SourceAt(rank(), step, ranks());
+    for (int64_t step = 1; step < size(); ++step) {
+      const int64_t source = SourceAt(rank(), step, size());
       FetchFrom(source, to, traffic.ReceiveBegin(source, rank()), traffic, widths, rooms);
     }
   }
@@ -346,7 +354,7 @@ class CudaPeers : public Peers {
     std::vector<c10::Event> there;
     for (const Group& group : groups) {
       for (int64_t step = group.begin; step < group.end; ++step) {
-        FetchFrom(SourceAt(rank(), step, ranks()), to, StepBegin(traffic, rank(), step), traffic, widths, rooms);
+        FetchFrom(SourceAt(rank(), step, size()), to, StepBegin(traffic, rank(), step), traffic, widths, rooms);
       }
       there.emplace_back(at::kCUDA).record(side_);
     }
@@ -359,14 +367,14 @@ class CudaPeers : public Peers {
     if (rows == 0) return;
     std::vector<at::Tensor> parts;
     for (const at::Tensor& part : came) parts.push_back(part.narrow(0, begin, rows));
-    worker.answer(SourcesOf(group, rank(), ranks()), parts, answers.narrow(0, begin, rows));
+    worker.answer(SourcesOf(group, rank(), size()), parts, answers.narrow(0, begin, rows));
   }
 
   // Gives notice of this rank's answers of these steps; fetches, on the side stream, those that others made for it.
   void TradeAnswers(const Group& group, const Traffic& traffic, int64_t width, const at::Tensor& home) {
     uint64_t asked = 0, asking = 0;
     for (int64_t step = group.begin; step < group.end; ++step) {
-      const int64_t source = SourceAt(rank(), step, ranks()), answerer = AnswererAt(rank(), step, ranks());
+      const int64_t source = SourceAt(rank(), step, size()), answerer = AnswererAt(rank(), step, size());
       if (traffic.Rows(source, rank()) > 0) asking |= uint64_t{1} << source;
       if (traffic.Rows(rank(), answerer) > 0) asked |= uint64_t{1} << answerer;
     }
@@ -380,7 +388,7 @@ class CudaPeers : public Peers {
     cuda::Await(NoticeOf(asked), Stream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     for (int64_t step = group.begin; step < group.end; ++step) {
-      const int64_t answerer = AnswererAt(rank(), step, ranks());
+      const int64_t answerer = AnswererAt(rank(), step, size());
       const char* box = boxes_->Of(answerer) + (1 - box_) * capacity_;
       Copy(Row(home, traffic.SendBegin(rank(), answerer)), box + StepBegin(traffic, answerer, step) * width,
            traffic.Rows(rank(), answerer) * width);
@@ -389,7 +397,7 @@ class CudaPeers : public Peers {
 
   cuda::Notice NoticeOf(uint64_t others) const {
     const auto* memory = reinterpret_cast<int64_t* const*>(meetings_.all_ranks->get_buffer_ptrs_dev());
-    return {memory, rank(), ranks(), others, trip_, std::chrono::nanoseconds(timeout_).count()};
+    return {memory, rank(), size(), others, trip_, std::chrono::nanoseconds(timeout_).count()};
   }
 
   void Copy(void* to, const void* from, int64_t bytes) const {
@@ -398,7 +406,7 @@ class CudaPeers : public Peers {
 
   // Two outboxes of at least so many bytes; returns the ones before, from which rows may still be copied.
   std::optional<SharedMemory> Grow(int64_t bytes) {
-    MeetAll(0, nullptr, nullptr);  // every rank has launched what reads the old ones,
+    MeetAll();  // every rank has launched what reads the old ones,
     C10_CUDA_CHECK(cudaStreamSynchronize(Stream()));
     AllSayTrue(group_, device_, true);  // and has done it
     std::optional<SharedMemory> old = std::exchange(boxes_, std::nullopt);
@@ -426,7 +434,7 @@ class CudaPeers : public Peers {
   std::optional<c10::Stream> last_stream_;
 };
 
-std::unique_ptr<Peers> MakeCudaPeers(c10d::ProcessGroup& group, const at::Device& device, std::chrono::milliseconds timeout) {
+CommunicatorPtr MakeCudaPeers(c10d::ProcessGroup& group, const at::Device& device, std::chrono::milliseconds timeout) {
   const c10::cuda::CUDAGuard guard(device);
   const std::vector<int64_t> machines = AllSay(group, device, Machine(group));
   const bool together = std::all_of(machines.begin(), machines.end(), [&](int64_t one) { return one != 0 && one == machines[0]; });
@@ -435,7 +443,7 @@ std::unique_ptr<Peers> MakeCudaPeers(c10d::ProcessGroup& group, const at::Device
   if (!meetings) return nullptr;
   const std::vector<int64_t> wishes = AllSay(group, device, static_cast<int64_t>(WishOf()));
   const auto wish = static_cast<Wish>(*std::min_element(wishes.begin(), wishes.end()));
-  return std::make_unique<CudaPeers>(group, device, timeout, std::move(*meetings), wish);
+  return std::make_shared<CudaPeers>(group, device, timeout, std::move(*meetings), wish);
 }
 
 const bool registered = [] {

@@ -25,22 +25,25 @@ Status NoGroup(const std::string& name, int64_t ep_size) {
                             name));
 }
 
-CommunicatorPtr Find(const std::string& name) {
-  if (CommunicatorPtr local = BoundLocalRank(name)) return local;
-  if (CommunicatorPtr found = FindProcessGroup(name)) return found;
-  return name.empty() ? FindProcessGroup(kDefaultGroup) : nullptr;
+Status OtherSize(const std::string& name, int64_t size, int64_t ep_size) {
+  return Status(
+      Code::kPlugin,
+      fmt::format("{} has {} ranks, and the experts are spread over {}: load the model with a group of {} ranks",
+                  name.empty() ? "the default process group" : "the process group '" + name + "'", size, ep_size, ep_size));
 }
 
 }  // namespace
 
-Result<CommunicatorPtr> ResolveCommunicator(const std::string& name, int64_t ep_size) {
-  CommunicatorPtr found = Find(name);
-  if (found == nullptr) return NoGroup(name, ep_size);
-  if (found->size() == ep_size) return found;
-  return Status(Code::kPlugin,
-                fmt::format("{} has {} ranks, and the experts are spread over {}: load the model with a group of {} ranks",
-                            name.empty() ? "the default process group" : "the process group '" + name + "'", found->size(), ep_size,
-                            ep_size));
+Result<CommunicatorPtr> ResolveCommunicator(const std::string& name, int64_t ep_size, const at::Device& device) {
+  if (CommunicatorPtr local = BoundLocalRank(name)) {
+    if (local->size() != ep_size) return OtherSize(name, local->size(), ep_size);
+    return local;
+  }
+  c10::intrusive_ptr<c10d::ProcessGroup> group = FindProcessGroup(name);
+  if (!group && name.empty()) group = FindProcessGroup(kDefaultGroup);
+  if (!group) return NoGroup(name, ep_size);
+  if (group->getSize() != ep_size) return OtherSize(name, group->getSize(), ep_size);
+  return CommunicatorOf(group, device);
 }
 
 }  // namespace autoep::comm

@@ -4,16 +4,14 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <c10/core/Event.h>
-#include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 #include <string>
 
 #include "plugin/comm/c10d_transport.h"
+#include "plugin/comm/host_copy.h"
 
 namespace autoep::comm {
 namespace {
@@ -43,18 +41,11 @@ std::vector<int64_t> AllSay(c10d::ProcessGroup& group, const at::Device& device,
   at::Tensor heard = at::empty_like(said);
   std::vector<int64_t> equal;
   group.alltoall_base(heard, said, equal, equal)->wait();
-  const at::Tensor host = at::empty(heard.sizes(), heard.options().device(at::kCPU).pinned_memory(true));
-  host.copy_(heard, /*non_blocking=*/true);
-  c10::Event copied(at::kCUDA);
-  copied.record(c10::cuda::getCurrentCUDAStream(device.index()));
   const auto timeout = TimeoutOf(group, device.type());
-  const auto deadline = std::chrono::steady_clock::now() + timeout;
-  while (!copied.query()) {
-    TORCH_CHECK(std::chrono::steady_clock::now() < deadline, "autoep: rank ", group.getRank(), " of the group waited ",
-                timeout.count() / 1000.0, " s for the others to say whether the GPUs reach each other's memory: one of them is ",
-                "gone, or is not in this call");
-  }
-  return {host.const_data_ptr<int64_t>(), host.const_data_ptr<int64_t>() + host.numel()};
+  const std::optional<at::Tensor> host = HostCopy(heard).Wait(timeout);
+  TORCH_CHECK(host, "autoep: rank ", group.getRank(), " of the group waited ", timeout.count() / 1000.0, " s for the others to ",
+              "say whether the GPUs reach each other's memory: one of them is gone, or is not in this call");
+  return {host->const_data_ptr<int64_t>(), host->const_data_ptr<int64_t>() + host->numel()};
 }
 
 bool AllSayTrue(c10d::ProcessGroup& group, const at::Device& device, bool word) {

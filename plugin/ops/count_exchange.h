@@ -3,7 +3,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/Event.h>
 
 #include <chrono>
 #include <cstdint>
@@ -11,6 +10,7 @@
 #include <string>
 
 #include "plugin/comm/communicator.h"
+#include "plugin/comm/host_copy.h"
 
 namespace autoep::ops {
 
@@ -33,15 +33,12 @@ class CountExchange {
   Counts Finish(const std::optional<std::string>& failure, const std::string& layer);
 
  private:
-  void Wait(const std::string& layer) const;
-
   const int64_t rank_, ranks_, slots_, experts_;
   const std::chrono::milliseconds timeout_;
   const std::string signature_;
   const int64_t mark_;
   at::Tensor heard_;  // [N, S + N + 2]: from each rank; its pairs for each slot here, its tokens to each rank, its room, its mark
-  at::Tensor host_;   // on the CPU: heard_, counts
-  std::optional<c10::Event> copied_;
+  std::optional<comm::HostCopy> host_;  // heard_, counts
 };
 
 }  // namespace autoep::ops

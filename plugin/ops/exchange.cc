@@ -75,8 +75,8 @@ void CheckPlacement(const at::Tensor& placement, int64_t ep_size, const std::str
   if (placement.is_cpu()) CheckTable(placement, ep_size, layer);
 }
 
-comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const std::string& layer) {
-  Result<comm::CommunicatorPtr> found = comm::ResolveCommunicator(group, ep_size);
+comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const at::Device& device, const std::string& layer) {
+  Result<comm::CommunicatorPtr> found = comm::ResolveCommunicator(group, ep_size, device);
   AUTOEP_CHECK(found.ok(), layer, found.status().message());
   return std::move(found).value();
 }

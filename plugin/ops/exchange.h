@@ -22,8 +22,8 @@ namespace autoep::ops {
 // placement is [E, 1, 2] int64 for this number of ranks; on the CPU, also that its entries are a placement.
 void CheckPlacement(const at::Tensor& placement, int64_t ep_size, const std::string& layer);
 
-// Throws with a sentence that names the layer.
-comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const std::string& layer);
+// For tensors on such a device. Throws with a sentence that names the layer.
+comm::CommunicatorPtr Resolve(const std::string& group, int64_t ep_size, const at::Device& device, const std::string& layer);
 
 // tokens [N, N] int64, on the CPU: from each rank to each.
 comm::Traffic TrafficOf(const at::Tensor& tokens);

@@ -51,7 +51,7 @@ at::Tensor Combine(const at::Tensor& rows, const OptionalTensor& weights, const 
     CheckRowCount(rows, order.numel(), layer);
     return kernels.sum_rows(rows, weights, order, type);
   }
-  const Exchange exchange(Resolve(group, ep_size, layer), SendPlan::FromOrder(order), received, layer);
+  const Exchange exchange(Resolve(group, ep_size, rows.device(), layer), SendPlan::FromOrder(order), received, layer);
   CheckRowCount(rows, exchange.num_rows(), layer);
   const Arrivals arrivals = exchange.Announce(weights);
   const auto write = [&](const at::Tensor& parts) { kernels.sum_into(parts, rows, arrivals.factors, arrivals.places); };
@@ -70,7 +70,7 @@ TwoTensors CombineBackward(const at::Tensor& grad, const OptionalTensor& rows, c
     return {grad_rows, kernels.dot_rows(grad, *rows, order).to(weights->scalar_type())};
   }
   const SendPlan plan = SendPlan::FromOrder(order);
-  const Exchange exchange(Resolve(group, ep_size, layer), plan, received, layer);
+  const Exchange exchange(Resolve(group, ep_size, grad.device(), layer), plan, received, layer);
   const at::Tensor numbers = Numbers(plan, weights);
   const auto [choices, arrived] = exchange.AnnounceWith(Pack(numbers, plan, ep_size, numbers.scalar_type()), weights.has_value(),
                                                         Pack(grad, plan, ep_size, PartType(rows_dtype, grad.scalar_type())));

@@ -53,7 +53,7 @@ DispatchOut Dispatch(const at::Tensor& x, const at::Tensor& ids, const OptionalT
     at::Tensor rows = kernels.spread_rows(x, scale, pairs.order, pairs.order.numel(), x.scalar_type());
     return {rows, pairs.ends, pairs.counts, pairs.order, pairs.by_slot.unsqueeze(0)};
   }
-  return DispatchToRanks(kernels, x, pairs, scale, Resolve(group, ep_size, layer), layer);
+  return DispatchToRanks(kernels, x, pairs, scale, Resolve(group, ep_size, x.device(), layer), layer);
 }
 
 // A token's gradient is the sum of its rows', each times its scale.
@@ -68,7 +68,7 @@ std::tuple<at::Tensor, at::Tensor> DispatchBackward(const at::Tensor& grad_rows,
     if (!x || !scale) return {grad_x, grad_x.new_empty({0})};
     return {grad_x, kernels.dot_rows(*x, grad_rows, order).to(scale->scalar_type())};
   }
-  const Exchange exchange(Resolve(group, ep_size, layer), SendPlan::FromOrder(order), received, layer);
+  const Exchange exchange(Resolve(group, ep_size, grad_rows.device(), layer), SendPlan::FromOrder(order), received, layer);
   const Arrivals arrivals = exchange.Announce(scale);
   at::Tensor grad_x = exchange.ToTokens(kernels.sum_rows(grad_rows, arrivals.factors, arrivals.places, type), type);
   if (!x || !scale) return {grad_x, grad_x.new_empty({0})};

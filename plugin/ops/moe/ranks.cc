@@ -18,7 +18,7 @@ at::Tensor ForwardRanks(MoeCall& call, at::ScalarType sum, int64_t ep_size, cons
   const at::ScalarType out = call.dtype;
   const PairOrder pairs = KernelsFor(x.device()).order_pairs(call.ids, call.placement, ep_size, call.layer);
   const std::string signature = Signature(x, call.placement.size(0), call.layer) + ", moe";
-  const Packed packed = PackTokens(Resolve(group, ep_size, call.layer), x, pairs, call.weights, signature, call.layer);
+  const Packed packed = PackTokens(Resolve(group, ep_size, x.device(), call.layer), x, pairs, call.weights, signature, call.layer);
   const Exchange& exchange = packed.exchange;
   call.placement = exchange.Placement(x.device());
   call.dtype = PartType(x.scalar_type(), sum);
@@ -54,7 +54,8 @@ at::Tensor ForwardRanks(MoeCall& call, at::ScalarType sum, int64_t ep_size, cons
 
 MoeGrads BackwardRanks(const MoeCall& here, const MoeSaved& saved, const at::Tensor& grad, const std::array<bool, 6>& needs,
                        int64_t ep_size, const std::string& group, const Journey& journey) {
-  const Exchange exchange(Resolve(group, ep_size, here.layer), SendPlan::FromOrder(journey.order), journey.received, here.layer);
+  const Exchange exchange(Resolve(group, ep_size, grad.device(), here.layer), SendPlan::FromOrder(journey.order), journey.received,
+                          here.layer);
   const at::ScalarType part = PartType(here.experts.rows.scalar_type(), grad.scalar_type());
   std::optional<Exchange::Home> home;
   const auto start = [&](const MoeGrads& grads) {

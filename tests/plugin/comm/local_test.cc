@@ -87,8 +87,19 @@ TEST(LocalGroup, RoundTripAnswersEverySourceOnce) {
 TEST(LocalGroup, CountsArriveBySource) {
   LocalGroup group("ep", 3);
   const Status status = group.Run([&](int64_t rank) {
-    const at::Tensor received = Self(3)->AllToAllCounts(at::full({3, 2}, rank, at::kLong));
+    const at::Tensor received = Self(3)->AllToAllCounts({at::full({3, 2}, rank, at::kLong)});
     TORCH_CHECK(received.equal(at::tensor({0, 0, 1, 1, 2, 2}, at::kLong).view({3, 2})), received);
+  });
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
+TEST(LocalGroup, MessagesAreEachOnesThenAllsThenNumbers) {
+  LocalGroup group("ep", 2);
+  const Status status = group.Run([&](int64_t rank) {
+    const at::Tensor each = at::tensor({10 * rank, 10 * rank + 1}, at::kLong).view({2, 1});  // the second is for rank 1
+    const at::Tensor received = Self(2)->AllToAllCounts({each, at::full({2}, 20 + rank, at::kLong), {30 + rank, -1}});
+    const at::Tensor expected = at::tensor({rank, 20L, 20L, 30L, -1L, 10 + rank, 21L, 21L, 31L, -1L}, at::kLong).view({2, 5});
+    TORCH_CHECK(received.equal(expected), "rank ", rank, " heard ", received);
   });
   EXPECT_TRUE(status.ok()) << status.message();
 }
@@ -99,7 +110,7 @@ TEST(LocalGroup, ARankThatThrowsFailsTheOthers) {
   const Status status = group.Run([&](int64_t rank) {
     if (rank == 2) throw std::runtime_error("the cellar is flooded");
     try {
-      Self(4)->AllToAllCounts(at::full({4, 1}, rank, at::kLong));
+      Self(4)->AllToAllCounts({at::full({4, 1}, rank, at::kLong)});
     } catch (const c10::Error& error) {
       if (std::string(error.what()).find("the cellar is flooded") != std::string::npos) ++told;
       throw;
@@ -114,7 +125,7 @@ void StopEarly(std::chrono::milliseconds rank_0_waits, std::chrono::milliseconds
   LocalGroup group("ep", 2);
   const Status status = group.Run([&](int64_t rank) {
     std::this_thread::sleep_for(rank == 0 ? rank_0_waits : rank_1_waits);
-    if (rank == 0) Self(2)->AllToAllCounts(at::full({2, 1}, rank, at::kLong));
+    if (rank == 0) Self(2)->AllToAllCounts({at::full({2, 1}, rank, at::kLong)});
   });
   EXPECT_THAT(status.message(), HasSubstr("rank 1 finished while other ranks wait"));
 }
@@ -127,7 +138,7 @@ TEST(LocalGroup, ARankThatStopsEarlyFailsTheOthers) {
 TEST(LocalGroup, RunsAgainAfterAFailure) {
   LocalGroup group("ep", 2);
   EXPECT_FALSE(group.Run([](int64_t) { throw std::runtime_error("once"); }).ok());
-  const Status status = group.Run([&](int64_t rank) { Self(2)->AllToAllCounts(at::full({2, 1}, rank, at::kLong)); });
+  const Status status = group.Run([&](int64_t rank) { Self(2)->AllToAllCounts({at::full({2, 1}, rank, at::kLong)}); });
   EXPECT_TRUE(status.ok()) << status.message();
 }
 
