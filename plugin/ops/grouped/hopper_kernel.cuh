@@ -77,12 +77,15 @@ class Consumer {
       if constexpr (kGather) {
 #pragma unroll 1
         while (Pending::Any(memory_.shared)) {
-          PackSums<T, kStoreRows / 8>(sum_, bias, pending_);
+          PackPart<T, 0>(sum_, bias, pending_.values);
           StorePart<T, kForm>(args_, memory_.shared, pending_);
           MoveUp<kStoreRows / 2>(sum_);
         }
       } else {
-        PackSums<T, kMostSums / 4>(sum_, bias, pending_);
+        PackPart<T, 0>(sum_, bias, pending_.values);
+        if (tile.rows > kStoreRows) PackPart<T, 1>(sum_, bias, pending_.values);
+        if (tile.rows > 2 * kStoreRows) PackPart<T, 2>(sum_, bias, pending_.values);
+        if (tile.rows > 3 * kStoreRows) PackPart<T, 3>(sum_, bias, pending_.values);
         // Waiting pays where the products are what takes time.
         if (tile.rows <= kStoreRows || steps_ < kStoreParts) StoreRest();
       }

@@ -182,13 +182,13 @@ __device__ __forceinline__ void MoveUp(V (&values)[kCount]) {
   for (int i = 0; i + kStep < kCount; ++i) values[i] = values[i + kStep];
 }
 
-// The first 4 * kTiles sums with their bias.
-template <typename T, int kTiles>
-__device__ __forceinline__ void PackSums(const float (&sum)[kMostSums], Bias bias, Pending& pending) {
+// With their bias, the sums of rows kStoreRows * kPart and on.
+template <typename T, int kPart>
+__device__ __forceinline__ void PackPart(const float (&sum)[kMostSums], Bias bias, uint32_t (&values)[kMostSums / 2]) {
 #pragma unroll
-  for (int j = 0; j < kTiles; ++j) {
-    pending.values[2 * j] = Pack<T>(sum[4 * j] + bias.low, sum[4 * j + 1] + bias.low);
-    pending.values[2 * j + 1] = Pack<T>(sum[4 * j + 2] + bias.high, sum[4 * j + 3] + bias.high);
+  for (int j = kPart * kStoreRows / 8; j < (kPart + 1) * kStoreRows / 8; ++j) {
+    values[2 * j] = Pack<T>(sum[4 * j] + bias.low, sum[4 * j + 1] + bias.low);
+    values[2 * j + 1] = Pack<T>(sum[4 * j + 2] + bias.high, sum[4 * j + 3] + bias.high);
   }
 }
 
