@@ -10,7 +10,7 @@ namespace {
 constexpr double kLink = 300e9;      // bytes a second in one direction
 constexpr double kLaunches = 40e-6;  // more of them in groups, and as many of the own rows' work before any rows travel
 constexpr int64_t kMostGroups = 8;   // each one reads the weights again
-constexpr double kIdle = 0.1;        // what a second counts more in which no rank works: others may come late, and links be slower
+constexpr double kSure = 0.97;       // what groups must take of the time of all at once: the model errs by as much
 
 struct Trip {
   const Traffic& traffic;
@@ -35,34 +35,28 @@ struct Trip {
   }
 };
 
-double Weighed(double time, double work) { return time + kIdle * (time - work); }
-
 // Rows there, the work, and the answers back, one after the other.
 double AtOnce(const Trip& trip) {
-  double work = 0, made = 0, home = 0;
+  double made = 0, home = 0;
   for (int64_t rank = 0; rank < trip.traffic.ranks(); ++rank) {
     const int64_t coming = trip.begins[rank].back();
-    const double takes = trip.work(coming + trip.traffic.Rows(rank, rank));
-    work = std::max(work, takes);
-    made = std::max(made, coming * trip.there + takes);
+    made = std::max(made, coming * trip.there + trip.work(coming + trip.traffic.Rows(rank, rank)));
     home = std::max(home, trip.traffic.Away(rank) * trip.back);
   }
-  return Weighed(made + home, work);
+  return made + home;
 }
 
 double InGroups(const Trip& trip, const std::vector<Group>& groups) {
   const int64_t ranks = trip.traffic.ranks();
-  std::vector<double> work(ranks), made(ranks), home(ranks);  // in all; until when the device works, and the link is in use
+  std::vector<double> made(ranks), home(ranks);  // until when the device works, and the link is in use
   for (int64_t rank = 0; rank < ranks; ++rank) {
-    work[rank] = made[rank] = trip.work(trip.traffic.Rows(rank, rank));
+    made[rank] = trip.work(trip.traffic.Rows(rank, rank));
     home[rank] = kLaunches + trip.begins[rank].back() * trip.there;
   }
   for (const Group& group : groups) {
     for (int64_t rank = 0; rank < ranks; ++rank) {
       const int64_t begin = trip.begins[rank][group.begin], end = trip.begins[rank][group.end];
-      const double takes = trip.work(end - begin);
-      work[rank] += takes;
-      made[rank] = std::max(made[rank], kLaunches + end * trip.there) + takes;
+      made[rank] = std::max(made[rank], kLaunches + end * trip.there) + trip.work(end - begin);
     }
     for (int64_t rank = 0; rank < ranks; ++rank) {
       double there = std::max(home[rank], made[rank]);
@@ -75,8 +69,7 @@ double InGroups(const Trip& trip, const std::vector<Group>& groups) {
       home[rank] = there + answers * trip.back;
     }
   }
-  const double last = std::max(*std::max_element(made.begin(), made.end()), *std::max_element(home.begin(), home.end()));
-  return Weighed(kLaunches + last, *std::max_element(work.begin(), work.end()));
+  return kLaunches + std::max(*std::max_element(made.begin(), made.end()), *std::max_element(home.begin(), home.end()));
 }
 
 }  // namespace
@@ -109,7 +102,7 @@ std::vector<Group> BestGroups(const Traffic& traffic, int64_t bytes_there, int64
   const Trip trip(traffic, bytes_there, bytes_back, seconds);
   if (trip.OnTheLink() < kLaunches) return {};
   std::vector<Group> best;
-  double least = AtOnce(trip);
+  double least = kSure * AtOnce(trip);
   for (int64_t count = 1; count <= std::min(traffic.ranks() - 1, kMostGroups); ++count) {
     std::vector<Group> groups = GroupSteps(traffic.ranks(), count);
     const double time = InGroups(trip, groups);

@@ -48,7 +48,7 @@ class Consumer {
     Pending::Set(memory_.shared, {});
     for (;;) {
       const uint8_t* stage = AwaitStage();
-      const Tile tile = memory_.shared.tiles[ring_.stage];
+      const Tile tile = TileOf(memory_.shared.tiles[ring_.stage]);
       if (tile.rows == 0) break;
       const int granules = (tile.rows + kGranule - 1) / kGranule;
       const Bias bias = BiasOf<T, kForm>(args_, tile);
@@ -98,6 +98,14 @@ class Consumer {
     Wait(memory_.Full(ring_.stage), ring_.phase);
     if constexpr (kGather) FenceAsyncProxy();
     return memory_.Stage(ring_.stage);
+  }
+
+  // One lane reads, the one that releases the stage.
+  __device__ __forceinline__ static Tile TileOf(const Tile& there) {
+    Tile tile{};
+    if (threadIdx.x % 32 == 0) tile = there;
+    return {__shfl_sync(~0u, tile.slot, 0), __shfl_sync(~0u, tile.weight_tile, 0), __shfl_sync(~0u, tile.begin, 0),
+            __shfl_sync(~0u, tile.rows, 0)};
   }
 
   // sum = or, after a tile's first step, += weights x rows^T. It goes on beside what follows.

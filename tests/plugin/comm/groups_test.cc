@@ -64,8 +64,8 @@ TEST(Groups, AsManyAsPay) {
   EXPECT_THAT(best(Even(4, 8192), Takes(0, 8e-9)), ElementsAre(1, 1, 1));  // the link is busy all the time
   EXPECT_THAT(best(Even(4, 8192), Takes(0, 50e-9)), ElementsAre(2, 1));
   EXPECT_THAT(best(Even(4, 8192), Takes(50e-6, 50e-9)), ElementsAre(2, 1));
-  EXPECT_THAT(best(Even(4, 16384), Takes(500e-6, 50e-9)), ElementsAre(3));
-  EXPECT_THAT(best(Even(4, 16384), Takes(700e-6, 50e-9)), IsEmpty());
+  EXPECT_THAT(best(Even(4, 16384), Takes(460e-6, 50e-9)), ElementsAre(3));
+  EXPECT_THAT(best(Even(4, 16384), Takes(500e-6, 50e-9)), IsEmpty());
   EXPECT_THAT(best(Even(4, 128), Takes(0, 50e-9)), IsEmpty());
   EXPECT_THAT(best(Even(2, 8192), Takes(0, 50e-9)), ElementsAre(1));
 }
