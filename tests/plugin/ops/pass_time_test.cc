@@ -46,7 +46,7 @@ TEST(PassTime, WeightsForFewTokensProductsForMany) {
 TEST(PassTime, SplitsWhatIsLargeAgainstItsWeights) {
   EXPECT_EQ(GroupsOf(kQwen, 8192), 2);
   EXPECT_EQ(GroupsOf(kDeepSeek, 8192), 2);
-  EXPECT_EQ(GroupsOf(kMixtral, 8192), 2);
+  EXPECT_EQ(GroupsOf(kMixtral, 8192), 0);  // measured: its products lose more in three passes than is hidden
   for (const Layer& layer : {kQwen, kDeepSeek, kMixtral}) {
     for (const int64_t tokens : {1, 128, 512, 2048}) EXPECT_EQ(GroupsOf(layer, tokens), 0) << layer.hidden << " " << tokens;
   }
