@@ -23,7 +23,7 @@ struct GroupedProduct {
   void* hidden = nullptr;           // [rows, width]: gets the values before the activation; or null
   void* out = nullptr;              // [rows, columns]
   int64_t in_rows = 0, rows = 0, slots = 0, columns = 0, depth = 0;
-  RowType type = RowType::kBFloat16;         // of every matrix; kBFloat16 or kHalf
+  RowType type = RowType::kBFloat16;  // of every matrix; kBFloat16 or kHalf
   // A zero in device memory, or null: tiles are then taken from it in the order in which blocks come to them, so that those which
   // share rows and weights are worked on at one time, and find them in the L2 cache. Not with `source`.
   int32_t* next_tile = nullptr;

@@ -11,9 +11,9 @@ namespace autoep::ops::cuda::hopper {
 inline constexpr int kGroupThreads = 128;  // a warpgroup
 inline constexpr int kBlockThreads = 3 * kGroupThreads;
 inline constexpr int kConsumerWarps = 8;
-inline constexpr int kGranule = 16;   // rows: tiles are cut at multiples of it
+inline constexpr int kGranule = 16;       // rows: tiles are cut at multiples of it
 inline constexpr int kMostGranules = 16;  // in a tile
-inline constexpr int kSmallBox = 32;  // rows that the copy engine reads at once
+inline constexpr int kSmallBox = 32;      // rows that the copy engine reads at once
 inline constexpr int kLargeBox = 128;
 inline constexpr int kMostStages = 8;
 inline constexpr int kQueued = 2;  // tiles
@@ -22,7 +22,7 @@ inline constexpr int kWeightBytes = kTileWeightRows * kRowBytes;
 inline constexpr int kStoreRows = 64;            // rows staged at once on their way out
 inline constexpr int kStoreParts = 4;            // of the largest tile
 inline constexpr int kStorePitch = 64 * 2 + 16;  // bytes; the 16 spread the banks
-inline constexpr int kLoadingRegisters = 40;  // of a thread
+inline constexpr int kLoadingRegisters = 40;     // of a thread
 inline constexpr int kGatheringRegisters = 56;
 // Of what a block has, the rest.
 constexpr int ConsumerRegisters(int loader) { return (504 - loader) / 2; }

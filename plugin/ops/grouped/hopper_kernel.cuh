@@ -50,42 +50,13 @@ class Consumer {
       const uint8_t* stage = AwaitStage();
       const Tile tile = TileOf(memory_.shared.tiles[ring_.stage]);
       if (tile.rows == 0) break;
-      const int granules = (tile.rows + kGranule - 1) / kGranule;
       const Bias bias = BiasOf<T, kForm>(args_, tile);
-      step_ = 0;
-      // Beside what is written, one switch a step; then a loop for each size.
-#pragma unroll 1
-      for (;;) {
-        VisitSize<1, kMostGranules>(granules, [&]<int N>() __attribute__((always_inline)) { Start<N>(stage); });
-        EndStep();
-        if constexpr (!kGather) StoreNext();
-        if (step_ == steps_ || !Pending::Any(memory_.shared)) break;
-        stage = AwaitStage();
-      }
-      VisitSize<1, kMostGranules>(granules, [&]<int N>() __attribute__((always_inline)) {
-#pragma unroll 1
-        while (step_ < steps_) {
-          Start<N>(AwaitStage());
-          EndStep();
-        }
-      });
-      WaitWgmma<0>();
-#pragma unroll
-      for (float& value : sum_) asm volatile("" : "+f"(value)::"memory");  // nothing reads them before the wait
-      ReleaseBefore();
+      Multiply((tile.rows + kGranule - 1) / kGranule, stage);
       Pending::Set(memory_.shared, BoxOf<kForm>(args_, tile));
       if constexpr (kGather) {
-#pragma unroll 1
-        while (Pending::Any(memory_.shared)) {
-          PackPart<T, 0>(sum_, bias, pending_.values);
-          StorePart<T, kForm>(args_, memory_.shared, pending_);
-          MoveUp<kStoreRows / 2>(sum_);
-        }
+        StoreNow(bias);
       } else {
-        PackPart<T, 0>(sum_, bias, pending_.values);
-        if (tile.rows > kStoreRows) PackPart<T, 1>(sum_, bias, pending_.values);
-        if (tile.rows > 2 * kStoreRows) PackPart<T, 2>(sum_, bias, pending_.values);
-        if (tile.rows > 3 * kStoreRows) PackPart<T, 3>(sum_, bias, pending_.values);
+        Keep(tile.rows, bias);
         // Waiting pays where the products are what takes time.
         if (tile.rows <= kStoreRows || steps_ < kStoreParts) StoreRest();
       }
@@ -94,6 +65,46 @@ class Consumer {
   }
 
  private:
+  // All steps of a tile: beside what is written, with one switch a step; then in a loop for each size.
+  __device__ __forceinline__ void Multiply(int granules, const uint8_t* stage) {
+    step_ = 0;
+#pragma unroll 1
+    for (;;) {
+      VisitSize<1, kMostGranules>(granules, [&]<int N>() __attribute__((always_inline)) { Start<N>(stage); });
+      EndStep();
+      if constexpr (!kGather) StoreNext();
+      if (step_ == steps_ || !Pending::Any(memory_.shared)) break;
+      stage = AwaitStage();
+    }
+    VisitSize<1, kMostGranules>(granules, [&]<int N>() __attribute__((always_inline)) {
+#pragma unroll 1
+      while (step_ < steps_) {
+        Start<N>(AwaitStage());
+        EndStep();
+      }
+    });
+    WaitWgmma<0>();
+#pragma unroll
+    for (float& value : sum_) asm volatile("" : "+f"(value)::"memory");  // nothing reads them before the wait
+    ReleaseBefore();
+  }
+
+  __device__ __forceinline__ void Keep(int rows, Bias bias) {
+    PackPart<T, 0>(sum_, bias, pending_.values);
+    if (rows > kStoreRows) PackPart<T, 1>(sum_, bias, pending_.values);
+    if (rows > 2 * kStoreRows) PackPart<T, 2>(sum_, bias, pending_.values);
+    if (rows > 3 * kStoreRows) PackPart<T, 3>(sum_, bias, pending_.values);
+  }
+
+  __device__ __forceinline__ void StoreNow(Bias bias) {
+#pragma unroll 1
+    while (Pending::Any(memory_.shared)) {
+      PackPart<T, 0>(sum_, bias, pending_.values);
+      StorePart<T, kForm>(args_, memory_.shared, pending_);
+      MoveUp<kStoreRows / 2>(sum_);
+    }
+  }
+
   __device__ __forceinline__ const uint8_t* AwaitStage() {
     Wait(memory_.Full(ring_.stage), ring_.phase);
     if constexpr (kGather) FenceAsyncProxy();

@@ -50,7 +50,8 @@ __device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows,
   if (lane == 0) groups.first[slots] = before;
 }
 
-// Tiles by number, of a cluster's first block. The others take the weight tiles that follow, which may not exist, and the same rows.
+// Tiles by number, of a cluster's first block. The others take the weight tiles that follow, which may not exist, and the same
+// rows.
 class Schedule {
  public:
   __device__ Schedule(const Groups& groups, int slots, int weight_tiles, int granule, Cluster cluster)
