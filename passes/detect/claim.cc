@@ -56,7 +56,7 @@ bool KeepsRows(const Node* node) {
     default:
       static const std::set<c10::Symbol> others = {aten::view_as, aten::reshape_as, aten::type_as,
                                                    aten::gather,  aten::alias,      c10::Symbol::fromQualString("aten::expand_as")};
-      return others.contains(node->kind()) || GuardBound(node);
+      return others.contains(node->kind()) || MatchGuard(node);
   }
 }
 
@@ -375,9 +375,10 @@ class CandidateProof {
     match.identity_experts = router_.num_experts - match.layer.num_experts;
     for (const int step : claim.steps) {
       const Node* node = flow_.NodeAt(step);
-      const bool clamps = IsClamp(node) && GuardBound(node);
+      const bool clamps = IsClamp(node) && MatchGuard(node);
       if (clamps && !GuardsOnly(node)) return Refused("ids may not be cut off below the number of experts", node);
     }
+    if (const Node* guard = ForeignGuard(claim)) return Refused("a guard among the experts must be of the chosen ids", guard);
     if (match.weights_scale != 1.0) match.layer.router["expert_scale"] = fmt::format("{}", match.weights_scale);
     if (match.identity_experts > 0) match.layer.router["identity_experts"] = std::to_string(match.identity_experts);
     if (const auto capacity = match.layer.router.find("capacity"); capacity != match.layer.router.end()) {
@@ -443,10 +444,25 @@ class CandidateProof {
     return rows;
   }
 
+  // Inside of an expert, where no trial runs it.
+  const Node* ForeignGuard(const Claim& claim) const {
+    for (const int step : claim.steps) {
+      const auto inside = units_.by_step.find(step);
+      if (inside == units_.by_step.end()) continue;
+      for (const int unit : inside->second) {
+        const auto& nodes = units_.units[unit].nodes;
+        const auto foreign = [&](const Node* node) { return MatchGuard(node) && !GuardsOnly(node); };
+        const auto found = std::find_if(nodes.begin(), nodes.end(), foreign);
+        if (found != nodes.end()) return *found;
+      }
+    }
+    return nullptr;
+  }
+
   // Changes nothing, whatever the router chooses.
   bool GuardsOnly(const Node* node) const {
-    const auto bound = GuardBound(node);
-    return bound && *bound >= router_.num_experts;
+    const auto guard = MatchGuard(node);
+    return guard && guard->ids == router_.ids && guard->bound >= router_.num_experts;
   }
 
   // A step that writes to `given` between the region's first read of it and the sum, or null.

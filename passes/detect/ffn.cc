@@ -81,7 +81,7 @@ std::optional<Cut> MatchSlice(Value* value, int64_t width, int64_t dims) {
 // Looks through no-ops and guards of ids.
 Value* StripGuards(Value* value, at::ScalarType dtype, std::vector<Node*>& passed) {
   value = StripNoOps(value, dtype, &passed);
-  while (value->node()->kind() == aten::masked_fill && GuardBound(value->node())) {
+  while (value->node()->kind() == aten::masked_fill && MatchGuard(value->node())) {
     passed.push_back(value->node());
     value = StripNoOps(value->node()->input(0), dtype, &passed);
   }
@@ -91,8 +91,8 @@ Value* StripGuards(Value* value, at::ScalarType dtype, std::vector<Node*>& passe
 // Of stacked experts' ids: no guard of theirs may change one that is an expert's.
 bool GuardsHold(const ExpertFfn& ffn) {
   return std::all_of(ffn.nodes.begin(), ffn.nodes.end(), [&](const Node* node) {
-    const auto bound = GuardBound(node);
-    return !bound || (ffn.form().stacked && *bound >= ffn.down.weight.tensor.size(0));
+    const auto guard = MatchGuard(node);
+    return !guard || (ffn.form().stacked && guard->bound >= ffn.down.weight.tensor.size(0));
   });
 }
 

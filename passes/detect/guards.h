@@ -12,8 +12,14 @@
 
 namespace autoep {
 
-// C, where `node` changes nothing as long as every id that a router chose is below C; none, where it is no such guard.
-std::optional<int64_t> GuardBound(const torch::jit::Node* node);
+// Changes nothing as long as every one of the `ids`, which a router chose, is below `bound`.
+struct Guard {
+  int64_t bound = 0;
+  const torch::jit::Value* ids = nullptr;
+};
+
+// None, where `node` is no such guard.
+std::optional<Guard> MatchGuard(const torch::jit::Node* node);
 
 bool IsClamp(const torch::jit::Node* node);
 

@@ -169,7 +169,7 @@ bool IsExplained(const Node* node, const ExpertUnits& units) {
   if (node->kind() == prim::Constant || node->kind() == prim::GetAttr) return IsExplainedSource(node);
   // Division by a value is not linear; with a rounding mode it is index arithmetic.
   if (node->kind() == aten::div) return node->inputs().size() == 3 && !IsNone(node->input(2));
-  if (!ExplainedKinds().contains(node->kind())) return GuardBound(node).has_value();
+  if (!ExplainedKinds().contains(node->kind())) return MatchGuard(node).has_value();
   for (const Block* block : node->blocks()) {
     for (const Node* inner : block->nodes()) {
       if (!IsExplained(inner, units)) return false;

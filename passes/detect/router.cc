@@ -91,6 +91,15 @@ bool JoinsMaxima(const Node* node) {
          });
 }
 
+}  // namespace
+
+bool IsChoice(const Value* value) {
+  Node* node = const_cast<Node*>(value->node());
+  return JoinsMaxima(node) || (MayChoose(node) && value == IndicesOf(node));
+}
+
+namespace {
+
 std::optional<Router> FindRouter(Node* choice, const WeightFinder& weights) {
   std::deque<Node*> queue = {ChosenFrom(choice)->node()};
   std::unordered_set<Node*> seen;

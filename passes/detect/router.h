@@ -19,6 +19,9 @@ namespace autoep {
 // True for a node that may choose experts: aten::topk, aten::max of a dimension, aten::argmax.
 bool MayChoose(const torch::jit::Node* node);
 
+// True for the numbers of chosen experts: the indices of a top-k, of a maximum, or of several maxima side by side.
+bool IsChoice(const torch::jit::Value* value);
+
 struct Router {
   torch::jit::Node* choice = nullptr;  // aten::topk, max or argmax, or aten::cat of indices of such maxima
   torch::jit::Value* ids = nullptr;    // the indices; null: the choice is read off a table of weights or a mask

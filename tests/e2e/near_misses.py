@@ -77,6 +77,7 @@ _SAME = "all experts must have the same shape, activation and biases"
 _ONE_VALUE = "the choices' weights must be one value"
 _OWN = "each expert of the router must be answered by a feed-forward of its own"
 _DIFFERS = "the sum is not that of the chosen experts"
+_GUARD = "a guard among the experts must be of the chosen ids"
 _TOP_K = "the number of experts a token has must not depend on the input"
 _TWICE = "each tensor must belong to one expert in one role"
 _ACTIVATION = code(r"torch\.silu\(", "torch.mish(")
@@ -111,6 +112,10 @@ BATCHED = _of(
 GUARDED = _of(
     "mixtral5_grouped_guarded_lm",
     guard_of_an_expert=(code(r"torch\.ge\(expert_ids_g, 8\)", "torch.ge(expert_ids_g, 7)"), _UNKNOWN),
+    guard_of_another_choice=(
+        code(r"torch\.masked_fill\(proj_out, sentinel_mask", "torch.masked_fill(proj_out, torch.unsqueeze(torch.ge(torch.argmax(selected_hidden_states_g, -1), 8), -1)"),
+        _GUARD,
+    ),
     guard_of_rows=(code(r"torch\.ge\(expert_ids_g, 8\)", "torch.ge(perm, 8)"), _UNKNOWN),
 )
 GUARDED += _of(
