@@ -50,7 +50,7 @@ class DenseExperts {
       Value* part = graph_.insert(aten::mul, {Expert(rows, e), weight});
       sum = sum ? graph_.insert(aten::add, {sum, part}) : part;
     }
-    if (routes.identity) sum = graph_.insert(aten::add, {sum, graph_.insert(aten::mul, {rows, routes.identity})});
+    sum = AddIdentity(graph_, routes, sum, rows);
     sum = graph_.insert(aten::reshape_as, {sum, match_.tokens});
     return graph_.insert(aten::to, {sum, match_.out_dtype});
   }

@@ -71,7 +71,7 @@ class Inserter {
                                  Weight({"gate_up_bias", "up_bias"}), Weight({"down_bias"}), activation, args, layer, abi});
     Value* out = Op("combine",
                     {done, on_input ? none : routes.weights, parts[3], parts[2], parts[4], placement, ep_size, group, layer, abi});
-    if (routes.identity) out = graph_.insert(c10::aten::add, {out, graph_.insert(c10::aten::mul, {tokens, routes.identity})});
+    out = AddIdentity(graph_, routes, out, tokens);
     if (match_.flatten) out = graph_.insert(c10::aten::reshape_as, {out, match_.tokens});
     return Cast(out);
   }

@@ -55,6 +55,8 @@ class RouteMaker {
     return graph_.insertNode(graph_.createTupleUnpack(both))->output(1);
   }
 
+  // A token goes once more to an expert that it chose, and not to one whose weights may be such that 0 times its answer is no
+  // number.
   void TakeIdentityApart(Routes& routes) {
     Value* outside = graph_.insert(aten::ge, {routes.ids, match_.layer.num_experts});
     Value* inside = graph_.insert(aten::logical_not, {outside});
@@ -62,7 +64,9 @@ class RouteMaker {
     const std::vector<int64_t> last = {-1};
     routes.identity = graph_.insert(aten::sum, {apart, last, true});
     routes.weights = graph_.insert(aten::masked_fill, {routes.weights, outside, 0.0});
-    routes.ids = graph_.insert(aten::remainder, {routes.ids, match_.layer.num_experts});
+    Value* chosen = graph_.insert(aten::amax, {graph_.insert(aten::masked_fill, {routes.ids, outside, -1}), last, true});
+    routes.without_expert = graph_.insert(aten::lt, {chosen, 0});
+    routes.ids = graph_.insert(aten::where, {outside, graph_.insert(aten::clamp_min, {chosen, 0}), routes.ids});
   }
 
   Graph& graph_;
@@ -75,6 +79,12 @@ class RouteMaker {
 Value* AsColumns(Graph& graph, Value* value, int64_t columns) {
   const std::vector<int64_t> sizes = {-1, columns};
   return graph.insert(aten::reshape, {value, sizes});
+}
+
+Value* AddIdentity(Graph& graph, const Routes& routes, Value* sum, Value* tokens) {
+  if (!routes.identity) return sum;
+  Value* experts = graph.insert(aten::masked_fill, {sum, routes.without_expert, 0.0});
+  return graph.insert(aten::add, {experts, graph.insert(aten::mul, {tokens, routes.identity})});
 }
 
 Routes InsertRoutes(Graph& graph, const BlockMatch& match) { return RouteMaker(graph, match).Make(); }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Edge routing: a rank without tokens, all tokens to one expert, top_k equal to the number of experts, one expert a rank.
+# Edge routing: a rank without tokens, all tokens to one expert, top_k equal to the number of experts, one expert a rank, tokens
+# that choose themselves.
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from e2e import compare, launch, tool
-from models import transformers5
+from models import families, transformers5
+from models.spec import Built
 
 
 @dataclass
@@ -21,10 +23,16 @@ class Block:
 def save_block(folder: Path, change=lambda block: None, **config) -> Block:
     built = transformers5.block("mixtral", "grouped_mm", torch.float32, **config)
     change(built.module)
+    return trace_block(built, (2, 12), folder)
+
+
+def trace_block(built: Built, example: tuple[int, int], folder: Path, change=lambda block: None) -> Block:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        torch.jit.trace(built.module, tuple(built.make_inputs(2, 12, 1).values())).save(str(folder / "block.pt"))
+        traced = torch.jit.trace(built.module, tuple(built.make_inputs(*example, 1).values()))
+        change(built.module)  # the trace has the same tensors
+        traced.save(str(folder / "block.pt"))
     return Block(built.module, folder / "block.pt")
 
 
@@ -89,3 +97,17 @@ def test_every_token_to_every_expert(tmp_path, ep_size):
 def test_one_expert_a_rank(tmp_path):
     block = save_block(tmp_path, num_local_experts=4)
     check(block, [tokens(1, 1 + rank, rank) for rank in range(4)], tmp_path)
+
+
+@pytest.mark.parametrize("identity", [[8], [8, 9]], ids=["among_others", "alone"])
+def test_a_token_that_chooses_itself_meets_no_expert_that_it_did_not_choose(identity, tmp_path):
+    """LongCat-Flash's experts 8 and 9 answer the token. 0 times an answer that is no number would be none."""
+
+    def change(block: torch.nn.Module) -> None:
+        block.experts.down_proj.data[[0, 1]] = torch.inf
+        block.router.e_score_correction_bias[[0, 1]] = -10.0
+        block.router.e_score_correction_bias[identity] = 10.0
+
+    built = families.block("longcat_flash", 5, None, (4, 64))
+    built.module.router.top_k = 2
+    check(trace_block(built, (4, 64), tmp_path, change), [tokens(2, 5, 1), tokens(3, 4, 2)], tmp_path)
