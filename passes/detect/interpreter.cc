@@ -91,6 +91,7 @@ void Interpreter::RunOp(Node* node) {
   Stack stack;
   for (const Value* input : node->inputs()) stack.push_back(Get(input));
   const auto kind = node->kind();
+  const Stack inputs = watch_ ? stack : Stack();
   if (kind == prim::GetAttr) {
     const c10::IValue object = std::exchange(stack.back(), c10::IValue());
     stack.back() = WithoutWeights(object.toObject()->getAttr(node->s(c10::attr::name)));
@@ -110,6 +111,7 @@ void Interpreter::RunOp(Node* node) {
     node->getOperation()(stack);
   }
   TORCH_CHECK(stack.size() == node->outputs().size(), "unexpected results of ", kind.toQualString());
+  if (watch_) watch_(node, inputs, stack);
   for (size_t i = 0; i < stack.size(); ++i) Set(node->output(i), std::move(stack[i]));
 }
 

@@ -19,11 +19,14 @@
 #include <tuple>
 #include <utility>
 
+#include "passes/detect/ir.h"
 #include "passes/detect/trials.h"
+#include "passes/detect/turns.h"
 
 namespace autoep {
 
 using torch::jit::Node;
+using torch::jit::Stack;
 using torch::jit::Value;
 namespace aten = c10::aten;
 namespace prim = c10::prim;
@@ -219,11 +222,14 @@ void SetCut(const Claim& claim, const Trial& trial, Interpreter& run) {
 }
 
 // The region's `out`, as [rows, H] float.
-at::Tensor Run(const Claim& claim, const GraphFlow& flow, const Trial& trial, const std::shared_ptr<Answers>& answers) {
+at::Tensor Run(const Claim& claim, const GraphFlow& flow, const Trial& trial, const std::shared_ptr<Answers>& answers,
+               Turns* turns = nullptr) {
   const at::NoGradGuard no_grad;
   const Stage& stage = claim.stage;
   const Interpreter::Stands stands = MakeStands(stage, answers);
   Interpreter run(*stage.self, *stage.graph, stands);
+  if (turns)
+    run.SetWatch([turns](const Node* node, const Stack& inputs, const Stack& outputs) { turns->See(node, inputs, outputs); });
   run.Set(stage.root, trial.x.view(Sizes(trial.tokens, stage.root_rank, stage.hidden)).to(stage.dtype));
   SetCut(claim, trial, run);
   for (const ShapeGiven& given : claim.shapes) {
@@ -317,21 +323,79 @@ std::vector<int> FindUnitOfExpert(const Claim& claim, const GraphFlow& flow) {
   return found;
 }
 
-std::string CheckClaim(const Claim& claim, const GraphFlow& flow, const std::vector<int>& unit_of_expert) {
-  constexpr int64_t kLargestLimit = 1 << 13;
-  const int64_t limit = LargestLimit(claim, flow);
-  if (limit > kLargestLimit) return fmt::format("the number {} in the region may be a limit that no trial reaches", limit - 1);
-  Numbers numbers(20);
-  int number = 0;
-  for (const Trial& trial : MakeTrials(claim, limit, numbers)) {
-    ++number;
-    const auto answers = RandomAnswers(AnswerCount(claim), numbers);
-    const at::Tensor got = Run(claim, flow, trial, answers);
-    if (got.equal(Expected(claim, trial, *answers, unit_of_expert))) continue;
-    return fmt::format("on {} tokens (trial {}) the sum is not that of the chosen experts' outputs times their weights",
-                       trial.tokens.count(), number);
+namespace {
+
+class ClaimCheck {
+ public:
+  ClaimCheck(const Claim& claim, const GraphFlow& flow, const std::vector<int>& unit_of_expert)
+      : claim_(claim), flow_(flow), unit_of_expert_(unit_of_expert) {}
+
+  // Empty if the claim holds.
+  std::string Check() {
+    const int64_t limit = LargestLimit(claim_, flow_);
+    if (limit > kLargestLimit) return fmt::format("the number {} in the region may be a limit that no trial reaches", limit - 1);
+    for (const Trial& trial : MakeTrials(claim_, limit, numbers_)) {
+      if (!Agrees(trial, all_)) return difference_;
+    }
+    const int64_t many = std::max<int64_t>(limit, 4) + 2;
+    if (!CheckMoreTokens(many, Crowd::kOneRow)) return difference_;
+    if (claim_.stage.root_rank == 3 && !CheckMoreTokens(many, Crowd::kManyRows)) return difference_;
+    // Where each expert has nodes of its own.
+    if (claim_.units.size() > 1 && !CheckMoreTokens(kFew, Crowd::kEveryExpert)) return difference_;
+    if (const Node* missed = all_.Missed()) Untried(missed);
+    return difference_;
   }
-  return "";
+
+ private:
+  static constexpr int64_t kLargestLimit = 1 << 13;
+  static constexpr int64_t kMostElements = 1 << 26;
+  static constexpr int64_t kFew = 4;
+
+  // More and more tokens, until that brings no op nearer to where its answer turns.
+  bool CheckMoreTokens(int64_t tokens, Crowd crowd) {
+    if (!MakeCrowd(claim_, tokens, crowd)) return true;
+    Turns crowds;
+    if (!Agrees(*MakeCrowd(claim_, tokens, crowd), crowds)) return false;
+    while (true) {
+      const Turns before = crowds;
+      tokens *= 2;
+      const Trial trial = *MakeCrowd(claim_, tokens, crowd);
+      if (!Agrees(trial, crowds)) return false;
+      const Node* approached = crowds.Approached(before);
+      if (!approached) return true;
+      if (tokens > kLargestLimit || trial.x.numel() > kMostElements) return Untried(approached);
+    }
+  }
+
+  bool Untried(const Node* node) {
+    difference_ = fmt::format("a number in the region may be a limit that no trial reaches: {}", NodeText(node));
+    return false;
+  }
+
+  bool Agrees(const Trial& trial, Turns& turns) {
+    ++trials_;
+    const auto answers = RandomAnswers(AnswerCount(claim_), numbers_);
+    const at::Tensor got = Run(claim_, flow_, trial, answers, &turns);
+    if (&turns != &all_) all_.Add(turns);
+    if (got.equal(Expected(claim_, trial, *answers, unit_of_expert_))) return true;
+    difference_ = fmt::format("on {} tokens (trial {}) the sum is not that of the chosen experts' outputs times their weights",
+                              trial.tokens.count(), trials_);
+    return false;
+  }
+
+  const Claim& claim_;
+  const GraphFlow& flow_;
+  const std::vector<int>& unit_of_expert_;
+  Numbers numbers_{20};
+  Turns all_;
+  int trials_ = 0;
+  std::string difference_;
+};
+
+}  // namespace
+
+std::string CheckClaim(const Claim& claim, const GraphFlow& flow, const std::vector<int>& unit_of_expert) {
+  return ClaimCheck(claim, flow, unit_of_expert).Check();
 }
 
 }  // namespace autoep

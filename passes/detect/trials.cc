@@ -72,15 +72,29 @@ std::vector<int64_t> AllIds(int64_t top_k, int64_t experts, int64_t most) {
   return ids;
 }
 
-// A constant, or an attribute of a module.
-std::optional<double> FindNumber(const Value* value, const torch::jit::Module& self) {
-  if (const auto constant = ConstNumber(value)) return constant;
-  const auto stored = FindStored(self, value);
-  return stored && stored->value.isScalar() ? std::optional<double>(stored->value.toScalar().toDouble()) : std::nullopt;
+// The largest of a constant's numbers, or of an attribute's.
+int64_t LargestNumber(const Value* value, const torch::jit::Module& self) {
+  std::vector<double> numbers;
+  const auto constant = torch::jit::toIValue(value);
+  const auto stored = constant ? std::nullopt : FindStored(self, value);
+  const c10::IValue found = constant ? *constant : stored ? stored->value : c10::IValue();
+  if (found.isScalar()) numbers.push_back(found.toScalar().toDouble());
+  if (found.isIntList()) {
+    for (const int64_t number : found.toIntVector()) numbers.push_back(static_cast<double>(number));
+  }
+  if (found.isTensor() && found.toTensor().defined() && found.toTensor().numel() > 0) {
+    numbers.push_back(found.toTensor().to(at::kDouble).abs().max().item().toDouble());
+  }
+  int64_t largest = 0;
+  for (const double number : numbers) {
+    if (std::abs(number) < std::ldexp(1.0, 62)) largest = std::max(largest, static_cast<int64_t>(std::abs(number)) + 1);
+  }
+  return largest;
 }
 
 int64_t LargestLimit(const Node* node, const ExpertUnits& units, const torch::jit::Module& self) {
-  static const std::set<c10::Symbol> kLimiting = {aten::lt,
+  static const std::set<c10::Symbol> kLimiting = {aten::__getitem__,
+                                                  aten::lt,
                                                   aten::le,
                                                   aten::gt,
                                                   aten::ge,
@@ -96,11 +110,7 @@ int64_t LargestLimit(const Node* node, const ExpertUnits& units, const torch::ji
   int64_t largest = 0;
   if (units.inner.contains(node)) return largest;
   if (kLimiting.contains(node->kind())) {
-    for (const Value* input : node->inputs()) {
-      const auto number = FindNumber(input, self);
-      if (number && std::abs(*number) < std::ldexp(1.0, 62))
-        largest = std::max(largest, static_cast<int64_t>(std::abs(*number)) + 1);
-    }
+    for (const Value* input : node->inputs()) largest = std::max(largest, LargestNumber(input, self));
   }
   for (const torch::jit::Block* block : node->blocks()) {
     for (const Node* inner : block->nodes()) largest = std::max(largest, LargestLimit(inner, units, self));
@@ -116,6 +126,22 @@ void KeepServed(Trial& trial) {
   }
 }
 
+Trial MakeTrial(const Claim& claim, Tokens tokens, std::vector<int64_t> ids, int64_t least_weight, double scale, Numbers& numbers) {
+  const int64_t t = tokens.count(), k = claim.cut.top_k;
+  // A weight on the input adds up with what the expert adds: one scale, to stay exact.
+  if (claim.weights_on_input) scale = 1.0;
+  Trial trial{tokens, std::move(ids), numbers.Tensor({t, k}, least_weight, 3) * scale, at::ones({t, k}),
+              numbers.Tensor({t, claim.stage.hidden}, -2, 2)};
+  const bool drops = claim.cut.routing != Routing::kPairs && least_weight <= 0;
+  if (drops) trial.kept = numbers.Tensor({t, k}, 0, 1);
+  if (drops && claim.stage.served) KeepServed(trial);
+  // One weight a token.
+  if (claim.cut.routing == Routing::kMask && claim.cut.weights_rows.columns <= 1) {
+    trial.weights = trial.weights.select(1, 0).unsqueeze(-1).expand({t, k}).contiguous();
+  }
+  return trial;
+}
+
 }  // namespace
 
 int64_t LargestLimit(const Claim& claim, const GraphFlow& flow) {
@@ -125,25 +151,33 @@ int64_t LargestLimit(const Claim& claim, const GraphFlow& flow) {
   return largest;
 }
 
+std::optional<Trial> MakeCrowd(const Claim& claim, int64_t tokens, Crowd crowd) {
+  const ServedExperts* served = claim.stage.served;
+  if (served && !served->rows.empty()) return std::nullopt;
+  const int64_t experts = claim.stage.router->num_experts, k = claim.cut.top_k;
+  const int64_t for_all = crowd == Crowd::kEveryExpert ? (tokens * experts + k - 1) / k : 1;
+  Numbers numbers(30);
+  std::mt19937 random(5);
+  std::vector<int64_t> ids;
+  if (served) {
+    ids = MakeServedChoice(*served, k, for_all, random).ids;
+  } else {
+    ids = crowd == Crowd::kEveryExpert ? RotatedIds(for_all, k, experts) : RandomIds(1, k, experts, numbers);
+  }
+  const std::vector<int64_t> last(ids.end() - k, ids.end());
+  for (int64_t t = 0; t < tokens && crowd != Crowd::kEveryExpert; ++t) ids.insert(ids.end(), last.begin(), last.end());
+  const int64_t count = static_cast<int64_t>(ids.size()) / k;
+  const Tokens shape = crowd == Crowd::kManyRows ? Tokens{count, 1} : Tokens{1, count};
+  return MakeTrial(claim, shape, std::move(ids), 1, std::ldexp(1.0, -20), numbers);
+}
+
 std::vector<Trial> MakeTrials(const Claim& claim, int64_t limit, Numbers& numbers) {
   const int64_t experts = claim.stage.router->num_experts;
   const int64_t k = claim.cut.top_k;
   constexpr int64_t kMostChoices = 512;
   std::vector<Trial> trials;
   const auto add = [&](Tokens tokens, std::vector<int64_t> ids, int64_t least_weight, double scale) {
-    const int64_t t = tokens.count();
-    // A weight on the input adds up with what the expert adds: one scale, to stay exact.
-    if (claim.weights_on_input) scale = 1.0;
-    Trial trial{tokens, std::move(ids), numbers.Tensor({t, k}, least_weight, 3) * scale, at::ones({t, k}),
-                numbers.Tensor({t, claim.stage.hidden}, -2, 2)};
-    const bool drops = claim.cut.routing != Routing::kPairs && least_weight <= 0;
-    if (drops) trial.kept = numbers.Tensor({t, k}, 0, 1);
-    if (drops && claim.stage.served) KeepServed(trial);
-    // One weight a token.
-    if (claim.cut.routing == Routing::kMask && claim.cut.weights_rows.columns <= 1) {
-      trial.weights = trial.weights.select(1, 0).unsqueeze(-1).expand({t, k}).contiguous();
-    }
-    trials.push_back(std::move(trial));
+    trials.push_back(MakeTrial(claim, tokens, std::move(ids), least_weight, scale, numbers));
   };
   const int64_t least = claim.negative_weights ? -2 : 0;
   if (claim.stage.served) {
@@ -159,11 +193,10 @@ std::vector<Trial> MakeTrials(const Claim& claim, int64_t limit, Numbers& number
     const bool all_experts = wish * claim.stage.hidden <= kMostServedElements;
     ServedChoice choice = MakeServedChoice(*claim.stage.served, k, all_experts ? wish : 1, random);
     if (!all_experts) {
-      TORCH_CHECK(claim.stage.served->rows.empty(), "the number ", limit - 1, " in the region may be a limit that no trial reaches");
-      choice = {1, choice.batch * choice.length, std::move(choice.ids)};
-      for (int64_t t = 0; t < limit + 2; ++t, ++choice.length) {
-        for (int64_t slot = 0; slot < k; ++slot) choice.ids.push_back(choice.ids[slot]);
-      }
+      TORCH_CHECK(claim.stage.served->rows.empty(), "the number ", limit - 1,
+                  " in the region may be a limit that no trial reaches");
+      trials.push_back(*MakeCrowd(claim, limit + 2, Crowd::kOneRow));
+      return trials;
     }
     add({choice.batch, choice.length}, std::move(choice.ids), 1, std::ldexp(1.0, -20));
     return trials;

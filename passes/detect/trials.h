@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -39,6 +40,11 @@ std::vector<int64_t> RotatedIds(int64_t tokens, int64_t top_k, int64_t experts);
 // The largest whole number that the region compares something with, or cuts something at: a limit on tokens, as far as
 // anybody can tell.
 int64_t LargestLimit(const Claim& claim, const GraphFlow& flow);
+
+// So many tokens, and the few that a baked loop needs, on the same experts, in one row of a batch or in as many; or on every
+// expert. None, where a baked loop serves one number of tokens only.
+enum class Crowd { kOneRow, kManyRows, kEveryExpert };
+std::optional<Trial> MakeCrowd(const Claim& claim, int64_t tokens, Crowd crowd);
 
 // `limit` is the region's. Throws c10::Error where no trial would reach it.
 std::vector<Trial> MakeTrials(const Claim& claim, int64_t limit, Numbers& numbers);

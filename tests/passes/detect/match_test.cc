@@ -42,6 +42,12 @@ bool Consumes(const BlockMatch& match, const char* kind) {
   return std::any_of(match.consumed.begin(), match.consumed.end(), [&](const auto* node) { return node->kind() == symbol; });
 }
 
+// An expert that takes no more than `most` of its hits.
+std::string Bounded(std::string expert) {
+  const std::string found = "torch.where(ids == #)";
+  return expert.replace(expert.find(found), found.size(), "[hits[:most] for hits in " + found + "]");
+}
+
 struct FormCase {
   const char* name;
   std::string source;
@@ -75,6 +81,9 @@ INSTANTIATE_TEST_SUITE_P(
                       FormCase{"batched_mm", BatchedMmSource(), "batched_mm", "aten::bmm"},
                       FormCase{"sparse", LoopSource(SparseExpert()), "expert_loop", "aten::linear"},
                       FormCase{"conditional", LoopSource(ConditionalExpert()), "expert_loop", "prim::If"},
+                      // More tokens lead away from where it would count, or do not come nearer.
+                      FormCase{"harmless_limit", LoopSource("    most = x.size(0) * 2 + 9\n" + Bounded(SparseExpert())),
+                               "expert_loop", "aten::linear"},
                       FormCase{"dense", LoopSource(DenseExpert()), "expert_loop", "aten::linear"}),
     [](const auto& info) { return info.param.name; });
 

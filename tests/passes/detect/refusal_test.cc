@@ -8,10 +8,14 @@
 namespace autoep::testing {
 namespace {
 
+// Hits of the first expert, and no more than so many.
+std::string AtMost(const std::string& count) { return "[hits[:(" + count + ")] for hits in torch.where(ids == 0)]"; }
+
 std::vector<NearMiss> NearMisses() {
   const std::string unknown = "must reach experts of a known form";
   const std::string own = "answered by a feed-forward of its own";
   const std::string differs = "the sum is not that of the chosen experts";
+  const std::string untried = "may be a limit that no trial reaches";
   const std::string grouped = GroupedMmSource(), batched = BatchedMmSource();
   const std::string sparse = LoopSource(SparseExpert()), dense = LoopSource(DenseExpert());
   const std::string conditional = LoopSource(ConditionalExpert());
@@ -33,15 +37,31 @@ std::vector<NearMiss> NearMisses() {
       {"SparseOtherSlot", sparse, "w[found[0], found[1]]", "w[found[0], 1 - found[1]]", own},
       {"SparseWrongChoice", sparse, "ids == 4", "ids == 3", own},
       {"SparseDropsTokens", sparse, "torch.where(ids == 0)", "torch.where((ids == 0) & (w > 0.01))", differs},
+      // Limits on tokens that are no constants of the file.
+      {"LimitOfAProduct", sparse, "torch.where(ids == 0)", AtMost("x.size(-1) * 60"), differs},
+      {"LimitOfASum", sparse, "torch.where(ids == 0)", AtMost("int(x.size(0) * 0.5) + 700"), differs},
+      {"LimitOfAQuotient", sparse, "torch.where(ids == 0)", AtMost("x.size(0) - x.size(0) // 20 // 30"), differs},
+      {"LimitOfRounding", sparse, "torch.where(ids == 0)", AtMost("x.size(0) - int(x.size(0) * 0.002)"), differs},
+      {"LimitOfALesser", sparse, "torch.where(ids == 0)", AtMost("min(x.size(0), x.size(-1) * 50)"), differs},
+      {"LimitOfRows", sparse, "torch.where(ids == 0)", AtMost("x.size(0) - max(hidden.size(0) - x.size(-1) * 40, 0)"), differs},
+      {"LimitPastAnyTrial", sparse, "torch.where(ids == 0)", AtMost("x.size(-1) * 2000"), untried},
+      {"LimitMetByOneNumber", sparse, "torch.where(ids == 0)", AtMost("0 if x.size(0) == x.size(-1) * 10 else x.size(0)"), untried},
+      {"LimitOfWeights", sparse, "torch.where(ids == 0)", "torch.where((ids == 0) & (w < 40.0))", untried},
+      {"LimitOfATable", sparse, "torch.where(ids == 0)",
+       "torch.where((ids == 0) & (torch.arange(x.size(-1) * 60)[:x.size(0)] >= 0).unsqueeze(-1))",
+       "must work for every number of tokens"},
+      {"LimitOfASmallType", grouped, "torch.histc(ordered.to(6), 6, 0, 5)", "torch.histc(ordered.to(6), 6, 0, 5).to(1)",
+       "must work for every number"},
+      {"LimitOfBits", sparse, "torch.where(ids == 0)", AtMost("x.size(0) - (x.size(0) & 512)"), "of the bits of numbers"},
       {"SparseUsedElsewhere", sparse, "return out.view_as(hidden)", "return out.view_as(hidden) + h.sum()",
        "used by their sum alone"},
       {"SparseOutputUsedElsewhere", sparse, "return out.view_as(hidden)", "return out.view_as(hidden) + y.sum()", own},
       {"SparseChangedInPlace", sparse, "y = torch.linear(h, self.w2_0)", "h.add_(1.0)\n    y = torch.linear(h, self.w2_0)",
        unknown},
       {"SparseRowsChangedInPlace", sparse, "h = torch.silu(torch.linear(rows, self.w1_0))",
-       "g = torch.linear(rows, self.w1_0)\n    rows.mul_(2.0)\n    h = torch.silu(g)",
-       unknown},
-      {"SparseWeightOnInput", sparse, "torch.linear(rows, self.w1_0)", "torch.linear(rows * 2.0, self.w1_0)", "must reach experts of a known form"},
+       "g = torch.linear(rows, self.w1_0)\n    rows.mul_(2.0)\n    h = torch.silu(g)", unknown},
+      {"SparseWeightOnInput", sparse, "torch.linear(rows, self.w1_0)", "torch.linear(rows * 2.0, self.w1_0)",
+       "must reach experts of a known form"},
       {"SparseBakedTokens", sparse, "torch.zeros_like(x)", "torch.zeros(24, 16)", "must run on made-up tokens"},
       {"ConditionalNeverTaken", conditional, "found[0].numel() > 0", "found[0].numel() > 3", "a feed-forward of its own"},
       {"DenseScaledShare", dense, "(w * (ids == 2))", "(w * (ids == 2) * 2)", own},
