@@ -150,7 +150,7 @@ PARTS = _of(
     activation=(_ACTIVATION, _UNKNOWN),
     extra_op=(code(r"torch\.mul\(gate_proj0, up_proj\)", "torch.mul(torch.mul(gate_proj0, up_proj), 2)"), _UNKNOWN),
     parts_scaled=(code(r"torch\.squeeze\(w10, 0\)", "torch.mul(torch.squeeze(w10, 0), 2)"), _UNKNOWN),
-    parts_of_another_number=(code(r"torch\.chunk\(_7, moe_num_experts3\)", "torch.chunk(_7, 4)"), _UNKNOWN),
+    parts_of_another_number=(code(r"torch\.chunk\((_\d+), moe_num_experts3\)", r"torch.chunk(\1, 4)"), _UNKNOWN),
     matrix_of_another_expert=(code(r"v1_chunked0\[expert_idx\]", "v1_chunked0[torch.sub(7, expert_idx)]"), _UNKNOWN),
     missing_expert=(code(r"__range_length\(0, moe_num_experts6, 1\)", "__range_length(0, 7, 1)"), _DIFFERS),
 )
@@ -161,7 +161,7 @@ INDEXED = _of(
     index_of_a_dimension=(code(r"\[expert_idx0\]\)\n(\s+)(\w+) = torch\.index\(_", r"[expert_idx])\n\1\2 = torch.index(_"), "by one number"),
     weight_of_another_slot=(code(r"\[token_idx, idx\]", "[token_idx, torch.sub(2, idx)]"), _DIFFERS),
     missing_expert=(code(r"torch\.gt\(torch\.sum\(expert_mask0, \[-1, -2\]\), 0\)", "torch.gt(torch.sum(torch.slice(expert_mask0, 0, 0, 7), [-1, -2]), 0)"), _DIFFERS),
-    gradient_kept_out=(code(r"torch\.index\(expert_mask0, _11\)", "torch.mul(torch.index(expert_mask0, _11), torch.gt(torch.sum(top_k_weights), -9))"), _UNKNOWN),
+    gradient_kept_out=(code(r"torch\.index\(expert_mask0, (_\d+)\)", r"torch.mul(torch.index(expert_mask0, \1), torch.gt(torch.sum(top_k_weights), -9))"), _UNKNOWN),
 )
 
 SORTED_SLICES = _of(
