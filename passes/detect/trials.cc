@@ -105,6 +105,8 @@ int64_t LargestLimit(const Node* node, const ExpertUnits& units, const torch::ji
                                                   aten::arange,
                                                   aten::full,
                                                   aten::tensor,
+                                                  c10::Symbol::fromQualString("aten::isin"),
+                                                  c10::Symbol::fromQualString("aten::searchsorted"),
                                                   c10::Symbol::fromQualString("prim::min"),
                                                   c10::Symbol::fromQualString("prim::max")};
   int64_t largest = 0;

@@ -47,6 +47,26 @@ at::Tensor FarthestElement(const c10::List<int64_t>& a, const c10::List<int64_t>
   return at::scalar_tensor(farthest, at::kDouble);
 }
 
+// Up to which a type counts exactly, if that is few.
+std::optional<double> LargestCount(at::ScalarType type) {
+  switch (type) {
+    case at::kChar:
+      return 127;
+    case at::kByte:
+      return 255;
+    case at::kShort:
+      return 32767;
+    case at::kBFloat16:
+      return 256;
+    case at::kHalf:
+      return 2048;
+    default:
+      return std::nullopt;
+  }
+}
+
+constexpr int kCount = 9;  // a place of its own: every op may count
+
 at::Tensor Number(double number) { return at::scalar_tensor(number, at::kDouble); }
 
 }  // namespace
@@ -106,19 +126,22 @@ void Turns::SeeSlice(const Node* node, const Stack& inputs) {
   if (step > 1) Record({node, 0}, At::kMore, Number(static_cast<double>(size - step)));
 }
 
-// A float is rounded towards zero, a number too large for a small type is wrapped.
+// A float is rounded towards zero.
 void Turns::SeeCast(const Node* node, const at::Tensor& from, const at::Tensor& to) {
   const auto numbers = Numbers(from);
   if (!numbers) return;
   if (to.scalar_type() == at::kBool) {
     Record({node, 0}, At::kEqual, *numbers, from.is_floating_point());
-    return;
+  } else if (!to.is_floating_point() && from.is_floating_point()) {
+    Record({node, 0}, At::kZeroAndMore, numbers->abs() - 1);
   }
-  if (!to.is_floating_point() && from.is_floating_point()) Record({node, 1}, At::kZeroAndMore, numbers->abs() - 1);
-  if (to.scalar_type() == at::kChar || to.scalar_type() == at::kByte || to.scalar_type() == at::kShort) {
-    const double most = to.scalar_type() == at::kShort ? 32767 : to.scalar_type() == at::kByte ? 255 : 127;
-    Record({node, 2}, At::kZeroAndMore, most - numbers->abs());
-  }
+}
+
+// Past the largest number that a small type counts to.
+void Turns::SeeCount(const Node* node, const at::Tensor& made) {
+  const auto most = LargestCount(made.scalar_type());
+  const bool counts = !made.is_floating_point() || node->kind() == aten::cumsum;
+  if (most && counts) Record({node, kCount}, At::kZeroAndMore, *most - Numbers(made)->abs());
 }
 
 void Turns::See(const Node* node, const Stack& inputs, const Stack& outputs) {
@@ -130,6 +153,7 @@ void Turns::See(const Node* node, const Stack& inputs, const Stack& outputs) {
   static const Symbols bits = Kinds({"aten::bitwise_and", "aten::bitwise_or", "aten::__and__", "aten::__or__"});
   static const Symbols casts = Kinds({"aten::to", "aten::type_as"});
   const auto kind = node->kind();
+  if (outputs.size() == 1 && outputs[0].isTensor() && outputs[0].toTensor().defined()) SeeCount(node, outputs[0].toTensor());
   if (kind == aten::lt || kind == aten::ge) {
     SeeComparison(node, At::kZeroAndMore, inputs);
   } else if (kind == aten::gt || kind == aten::le) {

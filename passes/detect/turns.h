@@ -45,6 +45,7 @@ class Turns {
   void SeeComparison(const torch::jit::Node* node, At at, const torch::jit::Stack& inputs);
   void SeeRange(const torch::jit::Node* node, const c10::IValue& first, const c10::IValue& last, const c10::IValue& step);
   void SeeSlice(const torch::jit::Node* node, const torch::jit::Stack& inputs);
+  void SeeCount(const torch::jit::Node* node, const at::Tensor& made);
   void SeeCast(const torch::jit::Node* node, const at::Tensor& from, const at::Tensor& to);
 
   std::map<Place, Sides> seen_;

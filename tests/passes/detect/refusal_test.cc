@@ -52,6 +52,8 @@ std::vector<NearMiss> NearMisses() {
        "must work for every number of tokens"},
       {"LimitOfASmallType", grouped, "torch.histc(ordered.to(6), 6, 0, 5)", "torch.histc(ordered.to(6), 6, 0, 5).to(1)",
        "must work for every number"},
+      {"LimitOfSmallCounts", grouped, "torch.histc(ordered.to(6), 6, 0, 5)", "torch.one_hot(flat, 6).to(1).sum(0, dtype=1)",
+       "must work for every number"},
       {"LimitOfBits", sparse, "torch.where(ids == 0)", AtMost("x.size(0) - (x.size(0) & 512)"), "of the bits of numbers"},
       {"SparseUsedElsewhere", sparse, "return out.view_as(hidden)", "return out.view_as(hidden) + h.sum()",
        "used by their sum alone"},
