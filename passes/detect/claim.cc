@@ -183,6 +183,7 @@ class CandidateProof {
     } catch (const std::exception& error) {
       return Refused("the block must run on made-up tokens: " + FirstLine(error));
     }
+    LeaveOutOtherLogits();
     if (!PickTokens()) return Refused("the experts' sum must have the shape of the tokens", nullptr, /*far=*/true);
     if (router_.ids && !shapes_.contains(router_.ids))
       return Refused("the choice of experts must be made for every token", router_.choice);
@@ -195,6 +196,17 @@ class CandidateProof {
     }
     if (!first) return Refused("the choices' weights must be one value of the shape of the choice");
     return *std::move(first);
+  }
+
+  // A top-k of the first logits alone chooses among as many experts (those behind may weigh shared ones).
+  void LeaveOutOtherLogits() {
+    const Node* choice = router_.choice;
+    if (rebuilding_ || choice->kind() != aten::topk) return;
+    const auto from = shapes_.find(choice->input(0));
+    if (from == shapes_.end() || from->second.sizes.empty()) return;
+    const auto dim = ConstInt(choice->input(2));
+    const int64_t last = static_cast<int64_t>(from->second.sizes.size()) - 1;
+    if (dim && (*dim == -1 || *dim == last)) router_.num_experts = std::min(router_.num_experts, from->second.sizes.back());
   }
 
   bool PickTokens() {
@@ -484,7 +496,7 @@ class CandidateProof {
   const MatchContext& context_;
   const GraphFlow& flow_;
   const ExpertUnits& units_;
-  const Router& router_;
+  Router router_;
   const SumCandidate& candidate_;
   const Rebuilding* rebuilding_;
   std::vector<Value*> chain_;  // values of the top block from an expert's rows back to the root

@@ -165,12 +165,12 @@ ShapeTable InferShapes(const Stage& stage, const GraphFlow& flow, const std::set
   if (stage.served) choice = MakeServedChoice(*stage.served, stage.choices, kShapeTokens.count(), random);
   const Tokens tokens = stage.tokens;
   stands[stage.router->gate] = [&](Interpreter& run, Node* gate) {
-    std::vector<int64_t> sizes = {tokens.count(), stage.router->num_experts};
+    std::vector<int64_t> sizes = {tokens.count(), stage.router->logits};
     at::ScalarType dtype = stage.router->gate_dtype;
     if (run.Has(stage.router->input)) {
       const at::Tensor input = run.Get(stage.router->input).toTensor();
       sizes = input.sizes().vec();
-      sizes.back() = stage.router->num_experts;
+      sizes.back() = stage.router->logits;
       dtype = input.scalar_type();
     }
     at::Tensor logits = numbers.Tensor(sizes, -8, 8);

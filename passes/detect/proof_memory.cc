@@ -38,7 +38,7 @@ class Key {
 
   Key& AddStage(const Stage& stage) {
     const Router& router = *stage.router;
-    Add(flow_.StepOf(router.gate), flow_.StepOf(router.choice), router.num_experts, static_cast<int>(router.gate_dtype));
+    Add(flow_.StepOf(router.gate), flow_.StepOf(router.choice), router.num_experts, router.logits, static_cast<int>(router.gate_dtype));
     Add(stage.root_rank, stage.hidden, static_cast<int>(stage.dtype), stage.choices, stage.tokens.batch, stage.tokens.length);
     return AddValues({router.ids, router.input, stage.root});
   }

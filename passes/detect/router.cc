@@ -58,7 +58,7 @@ std::optional<Router> RouterWithGate(Node* node, const WeightFinder& weights) {
   Router router;
   router.gate = node;
   router.input = operands->input;
-  router.num_experts = weight->tensor.size(stored_out_in ? 0 : 1);
+  router.logits = router.num_experts = weight->tensor.size(stored_out_in ? 0 : 1);
   router.gate_dtype = weight->tensor.scalar_type();
   router.gate_weight = weight->name;
   return router;

@@ -27,7 +27,8 @@ struct Router {
   torch::jit::Value* ids = nullptr;    // the indices; null: the choice is read off a table of weights or a mask
   torch::jit::Node* gate = nullptr;    // the product that makes the logits
   torch::jit::Value* input = nullptr;  // what the gate reads
-  int64_t num_experts = 0;             // logits a token
+  int64_t num_experts = 0;             // that it may choose, as far as is known: as many as there are logits
+  int64_t logits = 0;                  // a token; some may be there for something else than the choice
   at::ScalarType gate_dtype = at::kFloat;
   std::string gate_weight;
 };

@@ -43,6 +43,11 @@ std::string GroupedMmSource() {
 )";
 }
 
+std::string GroupedOfFirstLogits() {
+  const std::string source = Replace(GroupedMmSource(), "self.gate)", "self.flat_w1)");
+  return Replace(source, "torch.topk(scores,", "torch.topk(scores[:, :6],");
+}
+
 std::string BatchedMmSource() {
   return std::string(kRoute) + R"(
     flat = ids.reshape(-1)

@@ -19,6 +19,7 @@ inline constexpr int64_t kWidth = 12;
 
 // `source` with each "{name}" as the forms below have it: {route} makes x [T, 16], w [T, 2] and ids [T, 2] from `hidden`.
 std::string GroupedMmSource();
+std::string GroupedOfFirstLogits();  // of a router that makes logits for something else too
 std::string BatchedMmSource();
 // A loop over experts that a trace unrolled. `expert` is one turn of it, with "#" for the expert's number.
 std::string LoopSource(const std::string& expert);

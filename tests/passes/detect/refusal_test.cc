@@ -28,6 +28,7 @@ std::vector<NearMiss> NearMisses() {
       {"GroupedOtherTokens", grouped, "torch.floor_divide(perm, ids.size(-1))", "torch.remainder(perm, x.size(0))", differs},
       {"GroupedTooFewExperts", grouped, "torch.histc(ordered.to(6), 6, 0, 5)", "torch.histc(ordered.to(6), 5, 0, 4)",
        "must run on made-up tokens"},
+      {"GroupedOfALogitTooMany", GroupedOfFirstLogits(), "scores[:, :6]", "scores[:, :7]", "the last group does not end with the rows"},
       {"BatchedOtherIds", batched, "self.down[flat]", "self.down[flat.flip([0])]", unknown},
       {"BatchedShiftedWeights", batched, "w.reshape(-1).unsqueeze", "w.t().reshape(-1).unsqueeze", differs},
       {"BatchedMean", batched, ".sum(1)", ".mean(1)", "moves rows, compares, or combines linearly"},

@@ -200,6 +200,14 @@ TEST(RoutingMatch, TwoMaxima) {
   EXPECT_EQ(match->ids->node()->kind(), c10::aten::cat);
 }
 
+TEST(RoutingMatch, LogitsBehindThoseOfTheExperts) {
+  const Matched matched = Match(MakeBlock(GroupedOfFirstLogits()));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_EQ(match->layer.num_experts, kExperts);
+  EXPECT_EQ(match->identity_experts, 0);
+}
+
 TEST(RoutingMatch, WeightsOnTheInput) {
   const Matched matched = Match(MakeBlock(WeightedInput()));
   const BlockMatch* match = Only(matched);
