@@ -18,6 +18,7 @@
 
 #include "passes/model/debug_ranges.h"
 #include "passes/model/tensors.h"
+#include "passes/model/uncalled.h"
 #include "plugin/io/text.h"
 
 namespace autoep {
@@ -133,6 +134,7 @@ Result<MoeModel> OpenModel(std::shared_ptr<Archive> archive) {
   if (needs_code) AUTOEP_RETURN_IF_ERROR(archive->CheckAllRecords());
   try {
     MoeModel model = ReadModel(archive, !needs_code);
+    RemoveUncalled(model.module);
     AUTOEP_RETURN_IF_ERROR(CheckTensorBounds(model).At(Printable(archive->path())));
     return model;
   } catch (const c10::Error& error) {

@@ -23,7 +23,7 @@ struct MoeModel {
 
 // Opens a checked archive. Tensors are storages over the mapping; a tensor that reaches beyond its storage is refused.
 // Where objects are built by code (`__setstate__`, custom classes), which may write to them, the tensors are copies, and
-// every record's CRC was checked. Fails with kInput.
+// every record's CRC was checked. Of an inlined model, submodules have no methods (uncalled.h). Fails with kInput.
 Result<MoeModel> OpenModel(const std::string& path);
 Result<MoeModel> OpenModel(std::shared_ptr<Archive> archive);
 

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
+#include <torch/csrc/jit/passes/inliner.h>
 
 #include <filesystem>
 #include <fstream>
@@ -48,6 +49,22 @@ TEST(OpenModelTest, MapsTensorsAndGivesTheSameAnswers) {
   }
   const at::Tensor x = testing::Tokens({}, 5);
   EXPECT_TRUE(at::equal(model->module.forward({x}).toTensor(), torch::jit::Module(block).forward({x}).toTensor()));
+}
+
+// As files are that somebody inlined: the graph does all, and the submodules' methods are still there.
+TEST(OpenModelTest, LeavesOutMethodsThatAnInlinedGraphDoesNotCall) {
+  const torch::jit::Module stack = MakeStack({}, {.seed = 2}, /*share_type=*/false);
+  const std::string folder = TempFolder("in");
+  const auto whole = OpenModel(Save(stack, folder, "whole.pt"));
+  ASSERT_TRUE(whole.ok());
+  EXPECT_TRUE(whole->module.attr("first").toModule().find_method("forward"));
+  torch::jit::Inline(*stack.get_method("forward").graph());
+  const auto inlined = OpenModel(Save(stack, folder, "inlined.pt"));
+  ASSERT_TRUE(inlined.ok());
+  EXPECT_FALSE(inlined->module.attr("first").toModule().find_method("forward"));
+  const at::Tensor x = testing::Tokens({}, 5);
+  torch::jit::Module before = whole->module, after = inlined->module;
+  EXPECT_TRUE(at::equal(before.forward({x}).toTensor(), after.forward({x}).toTensor()));
 }
 
 TEST(OpenModelTest, NamesTensors) {
