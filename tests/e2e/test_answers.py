@@ -2,9 +2,10 @@
 # Converted models on real processes answer as Python's eager model does, every rank with its own tokens, at shapes that were
 # not traced, one token included.
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from e2e import cases, compare
+from e2e import cases, compare, tool
 
 
 @pytest.mark.parametrize("case", cases.ANSWER_CASES, ids=str)
@@ -31,3 +32,14 @@ def test_markers_come_from_the_experts_that_were_chosen(case, models, conversion
             assert ((shares != 0).sum(-1) == top_k).all()
             numbers = shares @ shares.new_tensor(range(8))
             assert (rows[:, :half] - numbers.unsqueeze(-1)).abs().max() <= 1e-5
+
+
+def test_an_inlined_model_answers_too(models, tmp_path):
+    """Its graph does all that its submodules did. They have their methods still, which nothing calls."""
+    name = "mixtral5_grouped_lm_fp32"
+    model = torch.jit.load(models[name])
+    torch._C._jit_pass_inline(model.graph)
+    model.save(str(tmp_path / "inlined.pt"))
+    tool.succeed("convert", tmp_path / "inlined.pt", "--ep-size", 2, "-o", tmp_path / "out")
+    tool.succeed("run", tmp_path / "out", "--inputs", models.inputs(name, "3x7"), "-o", tmp_path / "found.safetensors")
+    compare.check_outputs(load_file(tmp_path / "found.safetensors"), load_file(models.outputs(name, "3x7")), "inlined")
