@@ -168,6 +168,11 @@ void MatchGate(const MatchContext& context, const std::vector<Router>& routers, 
   }
 }
 
+bool Holds(const BlockMatch& match, const Node* node) {
+  if (!node) return false;
+  return match.out->node() == node || std::find(match.consumed.begin(), match.consumed.end(), node) != match.consumed.end();
+}
+
 }  // namespace
 
 MatchOutcome MatchBlocks(const std::shared_ptr<Graph>& graph, const torch::jit::Module& self, const std::string& path,
@@ -184,6 +189,10 @@ MatchOutcome MatchBlocks(const std::shared_ptr<Graph>& graph, const torch::jit::
   const Proofs proofs(*graph, self, flow, memory);
   const MatchContext context{graph.get(), &self, path, &flow, &weights, &units, &proofs};
   for (const std::vector<Router>& routers : gates) MatchGate(context, routers, outcome);
+  // A maximum elsewhere (of attention, over its sinks) may have led to the same experts: it is no block's router.
+  std::erase_if(outcome.refusals, [&](const Miss& miss) {
+    return std::any_of(outcome.matches.begin(), outcome.matches.end(), [&](const BlockMatch& match) { return Holds(match, miss.node); });
+  });
   return outcome;
 }
 

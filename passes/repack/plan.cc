@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 #include <set>
@@ -135,10 +136,15 @@ Result<std::vector<MoeLayer>> DistinctLayers(const MoeModel& model, const Detect
 
 namespace {
 
-// A block that is wrong for other inputs would stay so, next to others that are right.
-Status CheckNoneIsBaked(const Detection& detection) {
+// A block that is wrong for other inputs would stay so, next to others that are right. In the graph of others (of a frozen
+// model), nothing would tell its ops from such as the rewrite left behind.
+Status CheckRefusals(const Detection& detection) {
+  const auto beside = [&](const Refusal& refusal) {
+    return std::any_of(detection.layers.begin(), detection.layers.end(),
+                       [&](const MoeLayer& layer) { return layer.path == refusal.path; });
+  };
   for (const Refusal& refusal : detection.refusals) {
-    if (!refusal.predicate.starts_with("baked:")) continue;
+    if (!refusal.predicate.starts_with("baked:") && !beside(refusal)) continue;
     return Status(Code::kNoMoe, fmt::format("{}: {}; nothing of the model is converted", Where(refusal.path), refusal.predicate));
   }
   return Status();
@@ -147,7 +153,7 @@ Status CheckNoneIsBaked(const Detection& detection) {
 }  // namespace
 
 Result<Plan> BuildPlan(const MoeModel& model, const Detection& detection, int64_t ep_size) {
-  AUTOEP_RETURN_IF_ERROR(CheckNoneIsBaked(detection));
+  AUTOEP_RETURN_IF_ERROR(CheckRefusals(detection));
   Plan plan;
   plan.ep_size = ep_size;
   AUTOEP_ASSIGN_OR_RETURN(const std::vector<MoeLayer> layers, DistinctLayers(model, detection, &plan.notes));

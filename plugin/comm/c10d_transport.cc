@@ -10,8 +10,6 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <utility>
 
-#include "plugin/comm/peers.h"
-
 namespace autoep::comm {
 namespace {
 
@@ -85,9 +83,8 @@ c10::intrusive_ptr<c10d::ProcessGroup> FindProcessGroup(const std::string& name)
   }
 }
 
-CommunicatorPtr CommunicatorOf(const c10::intrusive_ptr<c10d::ProcessGroup>& group, const at::Device& device) {
-  if (CommunicatorPtr peers = PeersOf(group, device)) return peers;
-  return std::make_shared<C10dCommunicator>(group);
+CommunicatorPtr MakeC10dCommunicator(c10::intrusive_ptr<c10d::ProcessGroup> group) {
+  return std::make_shared<C10dCommunicator>(std::move(group));
 }
 
 }  // namespace autoep::comm

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Communicators over a c10d process group: Gloo for CPU tensors, NCCL for CUDA tensors, or the memory that GPUs share.
+// Communicators over a c10d process group: Gloo for CPU tensors, NCCL for CUDA tensors.
 #pragma once
 
 #include <chrono>
@@ -13,8 +13,7 @@ namespace autoep::comm {
 // The process group registered with c10d under exactly `name`, or null.
 c10::intrusive_ptr<c10d::ProcessGroup> FindProcessGroup(const std::string& name);
 
-// For tensors on such a device. Collective the first time, where that is a GPU.
-CommunicatorPtr CommunicatorOf(const c10::intrusive_ptr<c10d::ProcessGroup>& group, const at::Device& device);
+CommunicatorPtr MakeC10dCommunicator(c10::intrusive_ptr<c10d::ProcessGroup> group);
 
 // By the group itself: row i of counts [size, m] goes to rank i.
 at::Tensor GroupCounts(c10d::ProcessGroup& group, const at::Tensor& counts);

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Looks for a group among the local ones, then in c10d's registry.
+// Looks for a group among the local ones, then in c10d's registry; there, memory that GPUs share comes before the group itself.
 #include "plugin/comm/resolve.h"
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "plugin/comm/c10d_transport.h"
 #include "plugin/comm/local.h"
+#include "plugin/comm/peers.h"
 
 namespace autoep::comm {
 namespace {
@@ -43,7 +46,8 @@ Result<CommunicatorPtr> ResolveCommunicator(const std::string& name, int64_t ep_
   if (!group && name.empty()) group = FindProcessGroup(kDefaultGroup);
   if (!group) return NoGroup(name, ep_size);
   if (group->getSize() != ep_size) return OtherSize(name, group->getSize(), ep_size);
-  return CommunicatorOf(group, device);
+  if (CommunicatorPtr peers = PeersOf(group, device)) return peers;
+  return MakeC10dCommunicator(std::move(group));
 }
 
 }  // namespace autoep::comm

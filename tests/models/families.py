@@ -145,6 +145,7 @@ _ONE_IMPLEMENTATION = ("llama4", "dbrx", "longcat_flash", "switch_transformers",
 # Freezing is not a family's matter; one of each form shows it.
 _FROZEN = ("mixtral", "qwen2_moe", "deepseek_v3", "gpt_oss", "olmoe", "jamba", "llama4", "nemotron_h", "granitemoe")
 _SCRIPTABLE = ("dbrx",)
+_PARTLY_BAKED = ("dots1",)  # on an example that leaves out experts of one layer and none of another
 
 
 def _eager_forms(family: Family, major: int, experts: str | None) -> dict[str, Spec]:
@@ -196,6 +197,10 @@ def forms_of(name: str) -> dict[str, Spec]:
             if "1x4" not in form and "1x12" not in form:
                 summary = f"{spec.summary}, frozen"
                 forms[f"{form}-frozen"] = Spec(summary, spec.build, spec.transformers, freeze=True, checked=spec.checked)
+    if name in _PARTLY_BAKED:
+        build = partial(lm, name, 4, None, (2, 12))
+        summary = f"{name} of transformers 4, example 2x12, frozen"
+        forms["v4-eager-2x12-lm-frozen"] = Spec(summary, build, 4, freeze=True, checked=False)
     if name in _SCRIPTABLE:
         for major in family.majors:
             summary = f"{name} block of transformers {major}, scripted"

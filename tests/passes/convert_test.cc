@@ -85,18 +85,27 @@ TEST(ConvertTest, RefusesASourceThatWasWrittenToMeanwhile) {
   EXPECT_THAT(converted.status().message(), HasSubstr("was changed while it was being read"));
 }
 
+// What becomes of a model with a good block and this refusal.
+Status ConvertBeside(const Refusal& refusal) {
+  const std::string folder = testing::TempFolder("beside");
+  AUTOEP_ASSIGN_OR_RETURN(MoeModel model, OpenModel(testing::Save(MakeBlock({}), folder)));
+  Detection detection = Detect(model.module);
+  detection.refusals.push_back(refusal);
+  AUTOEP_ASSIGN_OR_RETURN(const auto staged, StagedDirectory::Create(folder + "/out"));
+  return Convert(model, detection, Options(2), *staged).status();
+}
+
 TEST(ConvertTest, RefusesAModelOfWhichOneBlockStaysWrong) {
-  const std::string folder = testing::TempFolder("baked");
-  auto model = OpenModel(testing::Save(MakeBlock({}), folder));
-  ASSERT_TRUE(model.ok());
-  Detection detection = Detect(model->module);
-  detection.refusals.push_back({"other", "baked: the graph holds 7 of the router's 8 experts", "", "", ""});
-  const auto staged = StagedDirectory::Create(folder + "/out");
-  ASSERT_TRUE(staged.ok());
-  const auto converted = Convert(*model, detection, Options(2), **staged);
-  ASSERT_FALSE(converted.ok());
-  EXPECT_EQ(converted.status().code(), Code::kNoMoe);
-  EXPECT_THAT(converted.status().message(), HasSubstr("7 of the router's 8 experts; nothing of the model is converted"));
+  const Status status = ConvertBeside({"other", "baked: the graph holds 7 of the router's 8 experts", "", "", ""});
+  EXPECT_EQ(status.code(), Code::kNoMoe);
+  EXPECT_THAT(status.message(), HasSubstr("7 of the router's 8 experts; nothing of the model is converted"));
+}
+
+TEST(ConvertTest, RefusesAGraphOfWhichOneBlockIsRefused) {
+  const Status status = ConvertBeside({"", "the experts must be known", "", "", ""});
+  EXPECT_EQ(status.code(), Code::kNoMoe);
+  EXPECT_THAT(status.message(), HasSubstr("the experts must be known; nothing of the model is converted"));
+  EXPECT_TRUE(ConvertBeside({"other", "the experts must be known", "", "", ""}).ok());
 }
 
 TEST(ConvertTest, RefusesAnEpSizeThatDoesNotDivide) {
