@@ -30,18 +30,21 @@ __device__ __forceinline__ void ArriveExpecting(uint64_t* barrier, uint32_t byte
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)), "r"(bytes) : "memory");
 }
 
+#define AUTOEP_WAIT(ORDER)                                                       \
+  asm volatile(                                                                  \
+      "{\n"                                                                      \
+      ".reg .pred done;\n"                                                       \
+      "again:\n"                                                                 \
+      "mbarrier.try_wait.parity" ORDER ".shared::cta.b64 done, [%0], %1;\n"      \
+      "@done bra over;\n"                                                        \
+      "bra again;\n"                                                             \
+      "over:\n"                                                                  \
+      "}\n" ::"r"(SharedAddress(barrier)),                                       \
+      "r"(parity)                                                                \
+      : "memory")
+
 __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra over;\n"
-      "bra again;\n"
-      "over:\n"
-      "}\n" ::"r"(SharedAddress(barrier)),
-      "r"(parity)
-      : "memory");
+  AUTOEP_WAIT("");
 }
 
 __device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
@@ -88,18 +91,10 @@ __device__ __forceinline__ void StoreAtPeer(const void* pointer, int rank, int4 
 
 // For TellPeer.
 __device__ __forceinline__ void WaitForPeer(uint64_t* barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra over;\n"
-      "bra again;\n"
-      "over:\n"
-      "}\n" ::"r"(SharedAddress(barrier)),
-      "r"(parity)
-      : "memory");
+  AUTOEP_WAIT(".acquire.cluster");
 }
+
+#undef AUTOEP_WAIT
 
 __device__ __forceinline__ int ClusterSize() {
   int size;

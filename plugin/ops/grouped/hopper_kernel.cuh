@@ -111,7 +111,7 @@ class Consumer {
     return memory_.Stage(ring_.stage);
   }
 
-  // One lane reads, the one that releases the stage.
+  // One lane reads, for all.
   __device__ __forceinline__ static Tile TileOf(const Tile& there) {
     Tile tile{};
     if (threadIdx.x % 32 == 0) tile = there;

@@ -6,7 +6,6 @@
 #include <cuda_fp16.h>
 
 #include <type_traits>
-#include <utility>
 
 #include "plugin/ops/experts/activation.cuh"
 #include "plugin/ops/grouped/hopper.cuh"
