@@ -28,7 +28,7 @@ struct ChoiceFactors {
   void* dots;             // [choices], fp32 or, for double, fp64: gets the sum of grad * activated over the row; or null
 };
 
-// grad [rows, I], hidden as ActivateRows left it -> grad_hidden [rows, 2I or I], all of hidden's type.
+// grad [rows, I], hidden as ActivateRows left it -> grad_hidden [rows, 2I or I], all of hidden's type; it may be hidden itself.
 void ActivateRowsBackward(const ActivationCall& call, Rows hidden, const void* grad, int64_t rows, int64_t inner, void* grad_hidden,
                           const ChoiceFactors* choices, cudaStream_t stream);
 

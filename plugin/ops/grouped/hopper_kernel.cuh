@@ -48,7 +48,7 @@ class Consumer {
     Pending::Set(memory_.shared, {});
     for (;;) {
       const uint8_t* stage = AwaitStage();
-      const Tile tile = TileOf(memory_.shared.tiles[ring_.stage]);
+      const Tile tile = ReadTile();
       if (tile.rows == 0) break;
       const Bias bias = BiasOf<T, kForm>(args_, tile);
       Multiply((tile.rows + kGranule - 1) / kGranule, stage);
@@ -111,12 +111,13 @@ class Consumer {
     return memory_.Stage(ring_.stage);
   }
 
-  // One lane reads, for all.
-  __device__ __forceinline__ static Tile TileOf(const Tile& there) {
+  // The lane that will release the stage here reads, for all.
+  __device__ __forceinline__ Tile ReadTile() const {
+    const int lane = cluster_.rank;
     Tile tile{};
-    if (threadIdx.x % 32 == 0) tile = there;
-    return {__shfl_sync(~0u, tile.slot, 0), __shfl_sync(~0u, tile.weight_tile, 0), __shfl_sync(~0u, tile.begin, 0),
-            __shfl_sync(~0u, tile.rows, 0)};
+    if (threadIdx.x % 32 == lane) tile = memory_.shared.tiles[ring_.stage];
+    return {__shfl_sync(~0u, tile.slot, lane), __shfl_sync(~0u, tile.weight_tile, lane), __shfl_sync(~0u, tile.begin, lane),
+            __shfl_sync(~0u, tile.rows, lane)};
   }
 
   // sum = or, after a tile's first step, += weights x rows^T. It goes on beside what follows.
@@ -155,8 +156,8 @@ class Consumer {
   __device__ __forceinline__ void ReleaseBefore() {
     const int stage = (ring_.stage == 0 ? ring_.stages : ring_.stage) - 1;
     const int lane = threadIdx.x % 32;
-    if (cluster_.size == 1) {
-      if (lane == 0) Arrive(memory_.Empty(stage));
+    if (lane == cluster_.rank) {
+      Arrive(memory_.Empty(stage));
     } else if (lane < cluster_.size) {
       ArriveAtPeer(memory_.Empty(stage), lane);
     }

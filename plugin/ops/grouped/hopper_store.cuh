@@ -106,18 +106,9 @@ __device__ __forceinline__ float BiasAt(const KernelArgs& args, int slot, int wi
 // act(gate) * up of two rows.
 template <typename T, contract::Activation kKind>
 __device__ __forceinline__ uint32_t ActivatePair(const KernelArgs& args, uint32_t gates, uint32_t ups) {
-  const ActivationCall call{{kKind, true}, args.alpha, args.limit};
-  const auto activate = [&](float gate, float up) {
-    if constexpr (kKind == contract::Activation::kClampedSwiglu) {
-      gate = ClampAbove(gate, args.limit);
-      up = up < -args.limit ? -args.limit : ClampAbove(up, args.limit);
-      return gate * Sigmoid(args.alpha * gate) * (up + args.shift);
-    } else {
-      return Activate(call, gate).value * up;
-    }
-  };
+  const ActivationCall call{{kKind, true, args.shift}, args.alpha, args.limit};
   const float2 gate = Unpack<T>(gates), up = Unpack<T>(ups);
-  return Pack<T>(activate(gate.x, up.x), activate(gate.y, up.y));
+  return Pack<T>(Gated(call, gate.x, up.x), Gated(call, gate.y, up.y));
 }
 
 // The first kStoreRows rows, if there are any.

@@ -2,10 +2,12 @@
 // The op moe, for one rank and for several: checks, and autograd. What it computes is in one_rank.cc and ranks.cc.
 #include "plugin/ops/moe/moe.h"
 
+#include <ATen/SavedTensorHooks.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
 #include <utility>
@@ -145,6 +147,8 @@ class MoeFunction : public torch::autograd::Function<MoeFunction> {
                             gate_up_bias.value_or(at::Tensor()), down_bias.value_or(at::Tensor()), here.ids, here.placement,
                             done.saved.hidden, done.saved.order, done.saved.ends, done.saved.sorted, done.saved.out,
                             done.journey.order, done.journey.received});
+    // A hook may hand out the same tensor again, or keep it.
+    ctx->saved_data["hidden_is_own"] = !at::SavedTensorDefaultHooks::get_hooks().has_value();
     ctx->saved_data["dtype"] = here.dtype;
     ctx->saved_data["weights_dtype"] = weights ? weights->scalar_type() : x.scalar_type();
     ctx->saved_data["num_rows"] = here.num_rows;
@@ -172,7 +176,8 @@ class MoeFunction : public torch::autograd::Function<MoeFunction> {
                        layer,
                        data["num_rows"].toInt(),
                        {}};
-    const MoeSaved kept{saved[8], saved[9], saved[10], saved[11], saved[12]};
+    const bool again = torch::autograd::get_current_graph_task_keep_graph();
+    const MoeSaved kept{saved[8], saved[9], saved[10], saved[11], saved[12], data["hidden_is_own"].toBool() && !again};
     std::array<bool, 6> needs;
     // An operand that is not there has no place among the inputs.
     for (size_t i = 0, input = 0; i < needs.size(); ++i) needs[i] = saved[i].defined() && ctx->needs_input_grad(input++);

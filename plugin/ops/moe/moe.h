@@ -35,6 +35,8 @@ struct MoeSaved {
   at::Tensor sorted;  // [T*k] int32: choice at each position
   // Of the others.
   at::Tensor out;  // [num_rows, H]: the experts' output
+
+  bool hidden_is_free = false;  // nobody else will read hidden: its gradient may take its place
 };
 
 // Undefined where not wanted.

@@ -48,7 +48,7 @@ class Backward {
   // hidden_grad_; activated_: what the down projection was given, times the choice's weight; dots_.
   void ActivatedGrad(const at::Tensor& rows, bool dots) {
     activated_ = HopperAcross(rows, call_.experts.down, saved_.ends);
-    hidden_grad_ = at::empty(saved_.hidden.sizes(), saved_.hidden.options());
+    hidden_grad_ = saved_.hidden_is_free ? saved_.hidden : at::empty(saved_.hidden.sizes(), saved_.hidden.options());
     // A choice without a row has no part in the sum.
     if (dots) dots_ = at::zeros(call_.ids.sizes(), x_.options().dtype(at::kFloat));
     const ChoiceFactors factors{RowsOrNone(weights_), saved_.sorted.const_data_ptr<int32_t>(), activated_.data_ptr(),

@@ -195,6 +195,28 @@ def moe_without_host_sync() -> None:
         assert torch.equal(captured, _moe(operands, table=table))
 
 
+def moe_keeps_what_others_read() -> None:
+    """What is saved may be written over only by the last backward pass, and not where a hook has seen it."""
+    operands = _on("cuda", _operands(dtype=torch.bfloat16, tokens=300))
+    operands[3] = None
+    leaves = [t for t in operands if t is not None and t.requires_grad]
+    loss = _moe(operands).float().square().sum()
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    again = torch.autograd.grad(loss, leaves)
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    kept = []
+
+    def keep(tensor):
+        kept.append((tensor, tensor.detach().clone()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = _moe(operands)
+    hooked = torch.autograd.grad(out.float().square().sum(), leaves)
+    assert all(torch.equal(one, other) for one, other in zip(first, hooked, strict=True))
+    assert kept and all(torch.equal(tensor, before) for tensor, before in kept)
+
+
 def beyond_2_31_elements() -> None:
     """More rows times columns than 32 bits count: the first, middle and last tokens come out as they do alone, and so do their
     gradients."""
@@ -266,6 +288,7 @@ CHECKS = [
     moe_forward_and_backward,
     moe_without_host_sync,
     route_is_torchs,
+    moe_keeps_what_others_read,
     beyond_2_31_elements,
     opcheck,
 ]
