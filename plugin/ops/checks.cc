@@ -2,6 +2,8 @@
 // The checks' sentences.
 #include "plugin/ops/checks.h"
 
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+
 #include "plugin/contract/schemas.h"
 
 namespace autoep::ops {
@@ -35,6 +37,10 @@ void CheckPerChoice(const std::optional<at::Tensor>& values, const at::Tensor& c
   AUTOEP_CHECK(values->sizes() == choices.sizes(), layer, name, " is ", values->sizes(), ", and the choices are ", choices.sizes());
   AUTOEP_CHECK(values->device() == choices.device(), layer, name, " is on ", values->device(), ", and the choices on ",
                choices.device());
+}
+
+bool Watched(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->is_python_dispatch() || c10::impl::dispatch_mode_enabled();
 }
 
 at::ScalarType AccumulateType(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }

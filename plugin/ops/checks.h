@@ -29,6 +29,9 @@ void CheckInt64(const at::Tensor& tensor, int64_t dims, const char* name, const 
 // What a per-choice tensor (weights, scale) must be: float, as large as `order` or `ids`, on the same device.
 void CheckPerChoice(const std::optional<at::Tensor>& values, const at::Tensor& choices, const char* name, const std::string& layer);
 
+// A compiler's fake tensor, or one whose ops a mode looks at: neither sees what a kernel does inside.
+bool Watched(const at::Tensor& tensor);
+
 // fp64 stays; all else accumulates in fp32.
 at::ScalarType AccumulateType(at::ScalarType type);
 

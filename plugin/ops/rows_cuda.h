@@ -39,6 +39,7 @@ struct PairsOut {
   int64_t* by_slot;      // [experts]
   int64_t* counts;       // [experts]
   int32_t* ends;         // [experts]: sums of by_slot up to each slot
+  int32_t* zeros;        // [2]: gets zeros
 };
 
 inline constexpr int64_t kMostExperts = 1024;

@@ -137,6 +137,7 @@ __global__ void PlacePairs(PairsIn in, int64_t pairs_per_warp, const int64_t* by
   const int64_t own = threadIdx.x;
   const SlotSums sums = SumSlot(in, own, counts, by_block);
   const int64_t begin = SumBefore(sums.all, warp_sums);
+  if (blockIdx.x == 0 && own < 2 && out.zeros != nullptr) out.zeros[own] = 0;
   if (own < in.experts) {
     begins[own] = begin + sums.earlier;
     totals[own] = sums.all;

@@ -123,7 +123,9 @@ ExpertsOut ForwardExperts(const ExpertsCall& call, bool keep_hidden) {
   if (call.rows.size(0) == 0) {
     return {at::empty(call.rows.sizes(), call.rows.options()), at::empty({0, call.gate_up.size(1)}, call.rows.options())};
   }
-  if (HopperRuns(call, call.rows.size(0))) return HopperForward(call, nullptr, keep_hidden);
+  if (HopperRuns(call, call.rows.size(0))) {
+    return HopperForward(call, {call.rows.size(0), call.offsets.const_data_ptr<int32_t>()}, keep_hidden);
+  }
   const Gemms gemms(call);
   const at::Tensor hidden = gemms.Linear(call.rows, call.gate_up);
   at::Tensor out = WithBias(call, gemms.Linear(Activated(call, hidden, call.gate_up_bias), call.down), call.down_bias);

@@ -52,11 +52,6 @@ GroupedProduct Down(const ExpertsCall& call, const at::Tensor& in, int64_t rows)
   return product;
 }
 
-// One for each of two products that follow each other.
-at::Tensor TileCounters(const GroupedProduct& first, const at::TensorOptions& options) {
-  return ReadsWeights(first) ? at::Tensor() : at::zeros({2}, options.dtype(at::kInt));
-}
-
 void Launch(const GroupedProduct& product) {
   const char* error =
       LaunchHopper(product, at::cuda::getCurrentDeviceProperties()->multiProcessorCount, c10::cuda::getCurrentCUDAStream());
@@ -75,29 +70,30 @@ bool HopperRuns(const ExpertsCall& call, int64_t rows) {
          HopperCan(Down(call, call.rows, rows)) && !SwitchedOff();
 }
 
-ExpertsOut HopperForward(const ExpertsCall& call, const at::Tensor* source, bool keep_hidden) {
-  const int64_t rows = source != nullptr ? source->numel() : call.rows.size(0);
+ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool keep_hidden) {
   const at::TensorOptions options = call.rows.options();
   // Only gated activations are part of the product; another is a pass of its own.
   const bool gated = call.activation.gated;
-  ExpertsOut result{{}, keep_hidden || !gated ? at::empty({rows, call.gate_up.size(1)}, options) : at::Tensor()};
-  const at::Tensor activated = at::empty({rows, call.down.size(2)}, options);
-  result.out = at::empty({rows, call.down.size(1)}, options);
-  GroupedProduct up = Up(call, call.rows, rows);
-  up.source = source != nullptr ? source->const_data_ptr<int32_t>() : nullptr;
+  ExpertsOut result{{}, keep_hidden || !gated ? at::empty({rows.count, call.gate_up.size(1)}, options) : at::Tensor()};
+  const at::Tensor activated = at::empty({rows.count, call.down.size(2)}, options);
+  result.out = at::empty({rows.count, call.down.size(1)}, options);
+  GroupedProduct up = Up(call, call.rows, rows.count);
+  up.source = rows.source;
   up.hidden = gated && keep_hidden ? result.hidden.data_ptr() : nullptr;
   up.out = gated ? activated.data_ptr() : result.hidden.data_ptr();
-  GroupedProduct down = Down(call, activated, rows);
-  up.ends = down.ends = call.offsets.const_data_ptr<int32_t>();
+  GroupedProduct down = Down(call, activated, rows.count);
+  up.ends = down.ends = rows.ends;
   down.out = result.out.data_ptr();
-  if (const at::Tensor counters = TileCounters(up, options); counters.defined()) {
-    up.next_tile = counters.data_ptr<int32_t>();
+  at::Tensor counters;
+  if (!ReadsWeights(up)) {
+    if (rows.zeros == nullptr) counters = at::zeros({2}, options.dtype(at::kInt));
+    up.next_tile = rows.zeros == nullptr ? counters.mutable_data_ptr<int32_t>() : rows.zeros;
     down.next_tile = up.next_tile + 1;
   }
   Launch(up);
   if (!gated) {
-    ActivateRows(ActivationOf(call), RowsOf(result.hidden), nullptr, nullptr, 0, rows, activated.size(1), activated.data_ptr(),
-                 c10::cuda::getCurrentCUDAStream());
+    ActivateRows(ActivationOf(call), RowsOf(result.hidden), nullptr, nullptr, 0, rows.count, activated.size(1),
+                 activated.data_ptr(), c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
   Launch(down);
@@ -118,8 +114,11 @@ at::Tensor HopperAcross(const at::Tensor& rows, const at::Tensor& weight, const 
   product.type = RowTypeOf(rows.scalar_type());
   at::Tensor out = at::empty({product.rows, product.columns}, rows.options());
   product.out = out.data_ptr();
-  const at::Tensor counters = TileCounters(product, rows.options());
-  if (counters.defined()) product.next_tile = counters.data_ptr<int32_t>();
+  at::Tensor counter;
+  if (!ReadsWeights(product)) {
+    counter = at::zeros({1}, rows.options().dtype(at::kInt));
+    product.next_tile = counter.mutable_data_ptr<int32_t>();
+  }
   Launch(product);
   return out;
 }

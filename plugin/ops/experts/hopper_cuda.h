@@ -12,8 +12,16 @@ ActivationCall ActivationOf(const ExpertsCall& call);
 // False where sizes, types or the device do not suit `rows` rows, and where the environment says AUTOEP_EXPERTS=torch.
 bool HopperRuns(const ExpertsCall& call, int64_t rows);
 
-// As ForwardExperts. With source [R] int32, row r of the experts' input is call.rows[source[r]].
-ExpertsOut HopperForward(const ExpertsCall& call, const at::Tensor* source, bool keep_hidden);
+// The rows of a forward pass, in device memory.
+struct GroupedRows {
+  int64_t count;
+  const int32_t* ends;              // [S]
+  const int32_t* source = nullptr;  // [count]: row r is call.rows[source[r]]; null: call.rows[r]
+  int32_t* zeros = nullptr;         // [2] zeros for the products to count in; null: made where they are needed
+};
+
+// As ForwardExperts; call's offsets are not read.
+ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool keep_hidden);
 
 // [R, columns]: rows [R, depth] times weight [S, depth, columns], R rows grouped by `ends`.
 at::Tensor HopperAcross(const at::Tensor& rows, const at::Tensor& weight, const at::Tensor& ends);

@@ -11,6 +11,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <limits>
 
 #include "plugin/ops/grouped/hopper_load.cuh"
@@ -236,6 +239,20 @@ inline Shape ShapeFor(const GroupedProduct& product) {
   return {few ? kSmallCut : kLargeCut, few || product.source != nullptr ? 1u : 2u};
 }
 
+// Lets a kernel have the shared memory of either cut: once on each device, for the call costs the host as much as a launch.
+template <auto kKernel>
+cudaError_t AllowShared() {
+  static std::atomic<uint64_t> allowed{0};
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if ((allowed.load(std::memory_order_relaxed) & bit) != 0) return cudaSuccess;
+  constexpr int kBytes = std::max(SharedBytes(kSmallCut), SharedBytes(kLargeCut));
+  const cudaError_t error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (error == cudaSuccess) allowed.fetch_or(bit, std::memory_order_relaxed);
+  return error;
+}
+
 template <typename T, Form kForm, bool kGather = false>
 const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStream_t stream) {
   const auto weights = kForm == Form::kAcross ? AcrossMap(product) : WeightMap(product);
@@ -262,11 +279,8 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
                         clamped ? static_cast<float>(activation.limit) : kNoLimit,
                         static_cast<float>(activation.spec.shift),
                         product.only_in_is_fresh};
-  const auto kernel = GroupedKernel<T, kForm, kGather>;
-  if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes(cut));
-      error != cudaSuccess) {
-    return cudaGetErrorString(error);
-  }
+  constexpr auto kKernel = &GroupedKernel<T, kForm, kGather>;
+  if (const cudaError_t error = AllowShared<kKernel>(); error != cudaSuccess) return cudaGetErrorString(error);
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
@@ -281,7 +295,7 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 2;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, args, *weights, *large_rows, *small_rows);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kKernel, args, *weights, *large_rows, *small_rows);
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

@@ -5,11 +5,13 @@
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/basic_ops.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
+#include <memory>
 #include <utility>
 
 #include "plugin/ops/checks.h"
@@ -186,7 +188,20 @@ class MoeFunction : public torch::autograd::Function<MoeFunction> {
                                                 : BackwardRanks(here, kept, grad, needs, data["ep_size"].toInt(),
                                                                 data["group"].toStringRef(), {saved[13], saved[14]});
     if (own.weights.defined()) own.weights = own.weights.to(data["weights_dtype"].toScalarType());
-    return {own.x, own.weights, own.gate_up, own.down, own.gate_up_bias, own.down_bias, {}};
+    Variables result{own.x, own.weights, own.gate_up, own.down, own.gate_up_bias, own.down_bias, {}};
+    if (at::GradMode::is_enabled()) RefuseSecondDerivative(result, torch::autograd::collect_next_edges(saved, grads));
+    return result;
+  }
+
+ private:
+  // As constants they would be wrong in silence.
+  static void RefuseSecondDerivative(Variables& grads, torch::autograd::edge_list inputs) {
+    const auto refusal = std::make_shared<torch::autograd::NotImplemented>("autoep::moe's backward", std::move(inputs));
+    for (at::Tensor& grad : grads) {
+      if (!grad.defined()) continue;
+      grad = grad.detach();
+      torch::autograd::set_history(grad, refusal);
+    }
   }
 };
 
@@ -203,12 +218,11 @@ at::Tensor MoeAutograd(const at::Tensor& x, const at::Tensor& ids, const Optiona
     return op.call(x, ids, weights, scale, placement, gate_up, down, gate_up_bias, down_bias, std::move(activation), args, dtype,
                    ep_size, std::move(group), std::move(layer), abi);
   }
-  // A compiler's fake tensors, and modes that look at each op, see the three ops, which have fakes of their own.
-  const bool watched = x.unsafeGetTensorImpl()->is_python_dispatch() || c10::impl::dispatch_mode_enabled();
   // Of several ranks they cannot: how many rows come is no size of moe's own result.
   AUTOEP_CHECK(ep_size == 1 || !x.unsafeGetTensorImpl()->is_python_dispatch(), layer,
                "moe of several ranks has no gradient under a compiler: convert with --moe=ops, or compile without gradients");
-  if (scale || watched) return arguments.ByThreeOps();
+  // Who watches sees the three ops, which have fakes of their own.
+  if (scale || Watched(x)) return arguments.ByThreeOps();
   return MoeFunction::apply(x, weights, gate_up, down, gate_up_bias, down_bias, arguments);
 }
 

@@ -5,6 +5,8 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <utility>
+
 #include "plugin/ops/experts/hopper_cuda.h"
 #include "plugin/ops/launch_cuda.h"
 #include "plugin/ops/moe/moe.h"
@@ -30,36 +32,42 @@ bool MoeRuns(const MoeCall& call) {
 at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   const at::Tensor& x = call.experts.rows;
   const c10::cuda::CUDAGuard guard(x.device());
-  const at::TensorOptions ints = call.ids.options().dtype(at::kInt);
+  const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   const int64_t pairs = call.ids.numel();
+  const int64_t choices = call.ids.size(1);
+  const int64_t placed = call.placement.size(0);
   const bool gather = Gathers(call);
-  const at::Tensor order = at::empty(call.ids.sizes(), ints);
-  at::Tensor tokens = gather ? at::empty({pairs}, ints) : at::Tensor();
-  const at::Tensor sorted = saved != nullptr ? at::empty({pairs}, ints) : at::Tensor();
-  ExpertsCall experts = call.experts;
-  const at::Tensor ends = at::empty({call.placement.size(0)}, ints);
-  experts.offsets = ends.narrow(0, 0, experts.gate_up.size(0));
+  // In one piece, for in a small call it is the host that takes time.
+  const at::Tensor numbers = at::empty({pairs * (1 + (gather ? 1 : 0) + (saved != nullptr ? 1 : 0)) + placed + 2},
+                                       call.ids.options().dtype(at::kInt));
+  int64_t taken = 0;
+  const auto take = [&](int64_t count) { return numbers.mutable_data_ptr<int32_t>() + std::exchange(taken, taken + count); };
   PairsOut out{};
-  out.short_order = order.mutable_data_ptr<int32_t>();
-  out.tokens = gather ? tokens.mutable_data_ptr<int32_t>() : nullptr;
-  out.sorted = saved != nullptr ? sorted.mutable_data_ptr<int32_t>() : nullptr;
-  out.ends = ends.mutable_data_ptr<int32_t>();
+  out.short_order = take(pairs);
+  out.ends = take(placed);
+  out.zeros = take(2);
+  if (gather) out.tokens = take(pairs);
+  if (saved != nullptr) out.sorted = take(pairs);
   LaunchOrder(call.ids, call.placement, 1, call.layer, out);
-  if (gather) {
-    tokens = tokens.narrow(0, 0, call.num_rows);
-  } else {
+  const Order order{out.short_order, true, call.num_rows};
+  ExpertsCall experts = call.experts;
+  if (!gather) {
     experts.rows = at::empty({call.num_rows, x.size(1)}, x.options());
-    SpreadRows(RowsOf(x), RowsOrNone({}), OrderOf(order, call.num_rows), x.size(0), call.ids.size(1), x.size(1),
-               RowsOf(experts.rows), c10::cuda::getCurrentCUDAStream());
+    SpreadRows(RowsOf(x), RowsOrNone({}), order, x.size(0), choices, x.size(1), RowsOf(experts.rows), stream);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  const ExpertsOut done = HopperForward(experts, gather ? &tokens : nullptr, saved != nullptr);
+  const ExpertsOut done = HopperForward(experts, {call.num_rows, out.ends, out.tokens, out.zeros}, saved != nullptr);
   experts.rows.reset();
-  if (saved != nullptr) *saved = {done.hidden, order, experts.offsets, sorted, {}};
+  if (saved != nullptr) {
+    const auto part = [&](const int32_t* from, int64_t count) {
+      return numbers.narrow(0, from - numbers.const_data_ptr<int32_t>(), count);
+    };
+    *saved = {done.hidden, part(out.short_order, pairs).view(call.ids.sizes()), part(out.ends, experts.gate_up.size(0)),
+              part(out.sorted, pairs), {}};
+  }
   const at::Tensor weights = call.weights ? call.weights->contiguous() : at::Tensor();
   const at::Tensor sum = call.out.defined() ? call.out : at::empty(x.sizes(), x.options().dtype(call.dtype));
-  SumRows(RowsOf(done.out), RowsOrNone(weights), OrderOf(order, call.num_rows), x.size(0), call.ids.size(1), x.size(1), RowsOf(sum),
-          c10::cuda::getCurrentCUDAStream());
+  SumRows(RowsOf(done.out), RowsOrNone(weights), order, x.size(0), choices, x.size(1), RowsOf(sum), stream);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return sum;
 }

@@ -29,7 +29,7 @@ struct RouteOptions {
   std::optional<at::ScalarType> dtype;
 };
 
-// The op by torch's ops, checked: what every device without a kernel runs, and every one for gradients.
+// The op by torch's ops, checked: what every device without a kernel of its own runs.
 std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::optional<at::Tensor>& bias,
                                          std::optional<at::ScalarType> score_dtype, std::string scores, int64_t num_groups,
                                          int64_t top_groups, std::string group_score, double group_fill, int64_t top_k, bool sorted,

@@ -36,4 +36,8 @@ inline constexpr int64_t kMostChoices = 32;
 // experts, num_groups and top_k are at most the limits above. Of equal choices the lower expert wins.
 void RouteTokens(const RouteCall& call, cudaStream_t stream);
 
+// From the gradient of weights [tokens, top_k] that of logits [tokens, experts], of logits' type. ids are read; weights are not.
+// Not where both groups limit the choice and the choice is what weighs.
+void RouteTokensBackward(const RouteCall& call, Rows weights_grad, Rows logits_grad, cudaStream_t stream);
+
 }  // namespace autoep::ops::cuda

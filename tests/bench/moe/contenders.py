@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from bench.moe.block import Block
 from bench.moe.shapes import ACTIVATION_ARGS, Shape
-
-LAYER, ABI = "bench#0", 1
 
 
 @dataclass
@@ -69,38 +68,24 @@ def route(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return weights / weights.sum(-1, keepdim=True), ids
 
 
-def fused_route(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if not hasattr(torch.ops.autoep, "route"):
-        return route(layer, x)
-    end = ("max", 0.0, layer.shape.top_k, True, False, None, "sum", 0.0, 1.0, None, LAYER, ABI)
-    return torch.ops.autoep.route(F.linear(x, layer.router), None, torch.float32, "softmax", 1, 1, *end)
-
-
 def ours(layer: Layer) -> Callable:
-    name = layer.shape.activation
-    args = ACTIVATION_ARGS.get(name, [])
-
-    def call(x):
-        weights, ids = fused_route(layer, x)
-        return torch.ops.autoep.moe(
-            x, ids, weights, None, layer.placement, layer.gate_up, layer.down, layer.gate_up_bias, layer.down_bias, name, args,
-            x.dtype, LAYER, ABI,
-        )  # fmt: skip
-
-    return call
+    tensors = {name: getattr(layer, name) for name in ("router", "placement", "gate_up", "down", "gate_up_bias", "down_bias")}
+    return torch.jit.script(Block(tensors, layer.shape.top_k, layer.shape.activation))
 
 
 def ours_three_ops(layer: Layer) -> Callable:
     """As a converted model has it on several ranks, here with one."""
+    block = ours(layer)
     name = layer.shape.activation
     ops = torch.ops.autoep
+    end = ("bench#0", 1)
 
     def call(x):
-        weights, ids = fused_route(layer, x)
-        rows, offsets, counts, order, received = ops.dispatch(x, ids, None, layer.placement, 1, "", LAYER, ABI)
+        weights, ids = block.route(x)
+        rows, offsets, counts, order, received = ops.dispatch(x, ids, None, layer.placement, 1, "", *end)
         weights_in = (layer.gate_up, layer.down, layer.gate_up_bias, layer.down_bias)
-        done = ops.experts(rows, offsets, *weights_in, name, ACTIVATION_ARGS.get(name, []), LAYER, ABI)
-        return ops.combine(done, weights, order, counts, received, layer.placement, 1, "", LAYER, ABI).to(x.dtype)
+        done = ops.experts(rows, offsets, *weights_in, name, ACTIVATION_ARGS.get(name, []), *end)
+        return ops.combine(done, weights, order, counts, received, layer.placement, 1, "", *end).to(x.dtype)
 
     return call
 
@@ -189,6 +174,7 @@ def sonicmoe(layer: Layer) -> Callable:
         infer = not torch.is_grad_enabled()
         return moe_TC_softmax_topk_layer(x, layer.router, up, None, down, None, layer.shape.top_k, stream, "swiglu", infer)[0]
 
+    call.leaves = [gate_up]
     return call
 
 

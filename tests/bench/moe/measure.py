@@ -33,19 +33,23 @@ def _inference(call, x: torch.Tensor, mode: str):
 def _training(call, layer: Layer, x: torch.Tensor):
     """Forward and backward; and the peak of memory above weights and gradients."""
     leaves = [x, *layer.tensors()]
-    for leaf in leaves:
+    # Where a peer keeps a weight in an order of its own, that is what has the gradient.
+    everything = [*leaves, *getattr(call, "leaves", [])]
+    for leaf in everything:
         leaf.requires_grad_(True)
     grad = torch.randn_like(x)
 
-    def run():
-        for leaf in leaves:
+    def forget():
+        for leaf in everything:
             leaf.grad = None
+
+    def run():
+        forget()
         call(x).backward(grad)
 
     run()
     out = x.grad.clone()
-    for leaf in leaves:
-        leaf.grad = None
+    forget()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -242,24 +242,36 @@ def beyond_2_31_elements() -> None:
 
 
 def route_is_torchs() -> None:
-    """The chosen weights are those of torch's own ops, and so are the ids where no two scores are equal."""
+    """The chosen weights, the ids and the logits' gradients are those of torch's own ops, where no two scores are equal."""
     for experts, k, dtype, bias, options in (
         (128, 8, torch.bfloat16, None, (torch.float, "softmax", 1, 1, "max", 0.0, 8, True, False, None, "sum", 0.0, 1.0, None)),
         (37, 3, torch.float, None, (torch.float, "softmax", 1, 1, "max", 0.0, 3, True, False, None, "none", 0.0, 1.0, None)),
         (256, 8, torch.float, 1, (None, "sigmoid", 8, 4, "top2_sum", 0.0, 8, True, False, None, "sum", 1e-20, 2.5, None)),
         (64, 6, torch.float, None, (None, "softmax", 8, 3, "max", 0.0, 6, True, False, None, "none", 0.0, 16.0, None)),
         (32, 4, torch.bfloat16, None, (None, "none", 1, 1, "max", 0.0, 4, True, True, None, "softmax", 0.0, 1.0, None)),
+        (60, 4, torch.float, 1, (None, "sigmoid", 1, 1, "max", 0.0, 4, True, True, None, "clamp", 3.5, 1.5, None)),
         (1024, 32, torch.half, None, (torch.float, "softmax", 1, 1, "max", 0.0, 32, True, False, None, "clamp", 1e-9, 1.0, torch.half)),
     ):
-        logits = torch.randn(501, experts, device="cuda").to(dtype)
+        # No two of a token's are equal in 16 bits.
+        logits = torch.rand(501, experts, device="cuda").argsort(-1).mul(4 / experts).to(dtype).requires_grad_()
         added = None if bias is None else torch.randn(experts, device="cuda") * 0.1
-        call = lambda given: torch.ops.autoep.route(given, added, *options, moe.LAYER, moe.ABI)  # noqa: E731
-        weights, ids = call(logits)
-        torch_weights, torch_ids = call(logits.clone().requires_grad_())  # with a gradient it is torch's ops
+        call = lambda given, *options: torch.ops.autoep.route(given, added, *options, moe.LAYER, moe.ABI)  # noqa: E731
+        with torch.no_grad():
+            weights, ids = call(logits, *options)
+        again, again_ids = call(logits, *options)
+        assert torch.equal(weights, again) and torch.equal(ids, again_ids)
+        # No kernel takes fp64, so that this is torch's ops.
+        wide = logits.detach().double().requires_grad_()
+        torch_weights, torch_ids = call(wide, options[0] or dtype, *options[1:])
         assert weights.dtype == torch_weights.dtype and ids.shape == torch_ids.shape == (501, k)
         torch.testing.assert_close(weights, torch_weights.detach())
-        if dtype == torch.float:
-            assert torch.equal(ids, torch_ids)
+        assert torch.equal(ids, torch_ids)
+        pattern = torch.randn(501, k, device="cuda").to(weights.dtype)
+        (grad,) = torch.autograd.grad(again, logits, pattern, create_graph=True)  # torch's ops as well, to be differentiated
+        assert grad.requires_grad
+        (grad,) = torch.autograd.grad(call(logits, *options)[0], logits, pattern)
+        (torch_grad,) = torch.autograd.grad(torch_weights, wide, pattern)
+        _close(grad, torch_grad.to(dtype).cpu(), dtype, f"route {options}", 1)
 
 
 def opcheck() -> None:

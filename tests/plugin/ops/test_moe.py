@@ -37,6 +37,13 @@ def test_same_gradients_as_the_three_ops(missing: tuple[int, ...]) -> None:
         assert torch.equal(one, other)
 
 
+def test_no_second_derivatives() -> None:
+    x, ids, weights, _, *rest = moe.operands()
+    (grad,) = torch.autograd.grad(_moe(x, ids, weights, None, *rest).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="not implemented"):
+        torch.autograd.grad((grad + x).sum(), x)
+
+
 def test_output_in_another_dtype() -> None:
     operands = moe.operands(dtype=torch.bfloat16)
     operands[2] = operands[2].detach().float().requires_grad_()

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A block as a converted model has it on one rank, to be scripted: TorchScript reads no postponed annotations, so it stands alone."""
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+
+from bench.moe.shapes import ACTIVATION_ARGS
+
+
+class Block(torch.nn.Module):
+    router: torch.Tensor
+    args: list[float]
+    top_k: Final[int]
+    activation: Final[str]
+
+    def __init__(self, tensors: dict[str, torch.Tensor | None], top_k: int, activation: str) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+        self.activation = activation
+        self.args = ACTIVATION_ARGS.get(activation, [])
+        self.top_k = top_k
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights, ids = self.route(x)
+        return self.experts(x, weights, ids)
+
+    @torch.jit.export
+    def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ops.autoep.route(
+            F.linear(x, self.router), None, torch.float32, "softmax", 1, 1, "max", 0.0, self.top_k, True, False, None, "sum", 0.0,
+            1.0, None, "bench#0", 1,
+        )  # fmt: skip
+
+    @torch.jit.export
+    def experts(self, x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return torch.ops.autoep.moe(
+            x, ids, weights, None, self.placement, self.gate_up, self.down, self.gate_up_bias, self.down_bias, self.activation,
+            self.args, x.dtype, "bench#0", 1,
+        )  # fmt: skip
