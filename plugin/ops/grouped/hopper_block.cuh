@@ -13,8 +13,12 @@ inline constexpr int kBlockThreads = 3 * kGroupThreads;
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kGranule = 16;       // rows: tiles are cut at multiples of it
 inline constexpr int kMostGranules = 16;  // in a tile
+inline constexpr int kMostRows = kMostGranules * kGranule;
+// Of a wide tile, which takes whole a group of few more than kMostRows: two tiles of half the rows would read the weights twice.
+inline constexpr int kWideRows = 272;
 inline constexpr int kSmallBox = 32;      // rows that the copy engine reads at once
 inline constexpr int kLargeBox = 128;
+inline constexpr int kWideBox = kWideRows / 2;
 inline constexpr int kMostStages = 8;
 inline constexpr int kQueued = 2;  // tiles
 inline constexpr int kRowBytes = kTileDepth * 2;
@@ -35,7 +39,8 @@ struct Cut {
 __host__ __device__ constexpr int StageBytes(Cut cut) { return kWeightBytes + cut.tile_rows * kRowBytes; }
 
 inline constexpr Cut kSmallCut = {128, 6};
-inline constexpr Cut kLargeCut = {256, 4};
+inline constexpr Cut kLargeCut = {kMostRows, 4};
+inline constexpr Cut kWideCut = {kWideRows, 4};
 
 // Rows of a tile that are to be written, from a column on.
 struct Box {
@@ -98,6 +103,7 @@ struct Ring {
 
 // What a kernel is made for.
 enum class Form { kGated, kPlain, kAcross };
+enum class Way { kInOrder, kWide, kGathered };  // of rows to their tiles; kWide: in order, some tiles wide
 
 template <Form kForm>
 inline constexpr int kTileColumns = kForm == Form::kGated ? kTileWeightRows / 2 : kTileWeightRows;

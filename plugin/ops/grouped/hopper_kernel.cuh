@@ -36,7 +36,7 @@ __device__ __forceinline__ void VisitSize(int granules, const Run& run) {
 
 // A multiplying warpgroup. It is short of registers: 128 of sums and 64 of what is on its way out leave 40, and what is spilled
 // comes back from the L2 cache, for the stages leave hardly any L1. Gathering takes more, so that there a tile is written at once.
-template <typename T, Form kForm, bool kGather>
+template <typename T, Form kForm, Way kWay>
 class Consumer {
  public:
   __device__ __forceinline__ Consumer(const KernelArgs& args, const Memory& memory, Cluster cluster)
@@ -54,6 +54,12 @@ class Consumer {
       const Tile tile = ReadTile();
       if (tile.rows == 0) break;
       const Bias bias = BiasOf<T, kForm>(args_, tile);
+      if constexpr (kWay == Way::kWide) {
+        if (tile.rows > kMostRows) {
+          DoWide(tile, bias, stage);
+          continue;
+        }
+      }
       Multiply((tile.rows + kGranule - 1) / kGranule, stage);
       Pending::Set(memory_.shared, BoxOf<kForm>(args_, tile));
       if constexpr (kGather) {
@@ -68,6 +74,9 @@ class Consumer {
   }
 
  private:
+  static constexpr bool kGather = kWay == Way::kGathered;
+  static constexpr int kWideSums = kWideRows / 2;
+
   // All steps of a tile: beside what is written, with one switch a step; then in a loop for each size.
   __device__ __forceinline__ void Multiply(int granules, const uint8_t* stage) {
     step_ = 0;
@@ -86,9 +95,34 @@ class Consumer {
         EndStep();
       }
     });
+    AwaitSums<kMostSums>();
+  }
+
+  // Its sums leave no registers for what waits to be written.
+  __device__ __forceinline__ void DoWide(const Tile& tile, Bias bias, const uint8_t* stage) {
+    StoreRest();
+    step_ = 0;
+#pragma unroll 1
+    for (;;) {
+      StartWide(stage);
+      EndStep();
+      if (step_ == steps_) break;
+      stage = AwaitStage();
+    }
+    AwaitSums<kWideSums>();
+    Pending::Set(memory_.shared, BoxOf<kForm>(args_, tile));
+    StoreNow(bias);
+    // What a tile of other sizes does not use holds no registers there.
+    pending_ = {};
+#pragma unroll
+    for (int i = kMostSums; i < kWideSums; ++i) sum_[i] = 0;
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void AwaitSums() {
     WaitWgmma<0>();
 #pragma unroll
-    for (float& value : sum_) asm volatile("" : "+f"(value)::"memory");  // nothing reads them before the wait
+    for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sum_[i])::"memory");  // nothing reads them before the wait
     ReleaseBefore();
   }
 
@@ -137,6 +171,22 @@ class Consumer {
     CommitWgmma();
   }
 
+  __device__ __forceinline__ void StartWide(const uint8_t* stage) {
+    constexpr bool kAcross = kForm == Form::kAcross;
+    const uint64_t weights = Descriptor(stage + group_ * 64 * kRowBytes);
+    const uint64_t low = Descriptor(stage + kWeightBytes);
+    const uint64_t high = Descriptor(stage + kWeightBytes + kMostRows * kRowBytes);
+    FenceWgmma();
+#pragma unroll
+    for (int part = 0; part < kTileDepth / 16; ++part) {
+      const uint64_t weight = weights + (kAcross ? 128 : 2) * part;
+      const bool add = step_ > 0 || part > 0;
+      Wgmma<T, kMostRows, kAcross>::Run(sum_, weight, low + 2 * part, add);
+      Wgmma<T, kWideRows - kMostRows, kAcross>::Run(sum_ + kMostSums, weight, high + 2 * part, add);
+    }
+    CommitWgmma();
+  }
+
   __device__ __forceinline__ void StoreNext() {
     StorePart<T, kForm>(args_, memory_.shared, pending_);
     MoveUp<kStoreRows / 4>(pending_.values);
@@ -173,15 +223,17 @@ class Consumer {
   const int steps_;
   Ring ring_;
   int step_ = 0;
-  float sum_[kMostSums] = {};
+  float sum_[kWay == Way::kWide ? kWideSums : kMostSums] = {};
   Pending pending_;
 };
 
-template <typename T, Form kForm, bool kGather>
+template <typename T, Form kForm, Way kWay>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     GroupedKernel(const __grid_constant__ KernelArgs args, const __grid_constant__ CUtensorMap weights,
-                  const __grid_constant__ CUtensorMap large_rows, const __grid_constant__ CUtensorMap small_rows) {
+                  const __grid_constant__ CUtensorMap wide_rows, const __grid_constant__ CUtensorMap large_rows,
+                  const __grid_constant__ CUtensorMap small_rows) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  constexpr bool kGather = kWay == Way::kGathered;
   extern __shared__ __align__(kAlignment) uint8_t raw[];
   Shared& shared = *reinterpret_cast<Shared*>(raw + args.cut.stages * StageBytes(args.cut));
   const Memory memory{shared, raw, StageBytes(args.cut)};
@@ -200,11 +252,14 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     FenceBarrierInit();
     PrefetchMap(&weights);
     if (!kGather) {
+      PrefetchMap(&wide_rows);
       PrefetchMap(&large_rows);
       PrefetchMap(&small_rows);
     }
   }
-  if (threadIdx.x / 32 == 1) CountTiles(args.ends, args.slots, args.cut.tile_rows, shared.groups);
+  if (threadIdx.x / 32 == 1) {
+    CountTiles(args.ends, args.slots, min(args.cut.tile_rows, kMostRows), args.cut.tile_rows, shared.groups);
+  }
   __syncthreads();
   if (cluster.size > 1) SyncCluster();
   const int weight_tiles = (args.columns + kTileColumns<kForm> - 1) / kTileColumns<kForm>;
@@ -214,13 +269,13 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     if constexpr (kGather) {
       LoadGathered<kForm>(args, weights, memory, schedule);
     } else if (threadIdx.x == 0) {
-      LoadInOrder<kForm>(args, weights, {large_rows, small_rows}, memory, cluster);
+      LoadInOrder<kForm>(args, weights, {wide_rows, large_rows, small_rows}, memory, cluster);
     } else if (threadIdx.x == 32 && cluster.rank == 0) {
       QueueTiles(args, shared, cluster, schedule);
     }
   } else {
     GrowRegisters<ConsumerRegisters(kGather ? kGatheringRegisters : kLoadingRegisters)>();
-    Consumer<T, kForm, kGather>(args, memory, cluster).Run();
+    Consumer<T, kForm, kWay>(args, memory, cluster).Run();
   }
   // Others may still write here, and arrive at barriers here.
   if (cluster.size > 1) SyncCluster();
@@ -234,12 +289,23 @@ struct Shape {
 
 // Measured on an H100: where weights are what is loaded, more stages of them help; else the L2 cache is the limit, and sharing rows
 // helps.
-inline Shape ShapeFor(const GroupedProduct& product) {
-  const bool few = ReadsWeights(product);
-  return {few ? kSmallCut : kLargeCut, few || product.source != nullptr ? 1u : 2u};
+template <Way kWay>
+Shape ShapeFor(const GroupedProduct& product) {
+  if (ReadsWeights(product)) return {kSmallCut, 1};
+  if constexpr (kWay == Way::kInOrder) return {kLargeCut, 2};
+  return kWay == Way::kWide ? Shape{kWideCut, 2} : Shape{kLargeCut, 1};
 }
 
-// Lets a kernel have the shared memory of either cut: once on each device, for the call costs the host as much as a launch.
+// Groups of about a tile's rows, about half of which have a few more; and so many tiles that larger ones keep all blocks busy.
+// Measured on an H200.
+template <Form kForm>
+bool WideHelps(const GroupedProduct& product, int multiprocessors) {
+  const int64_t rows = product.rows / product.slots;
+  const int64_t weight_tiles = (product.columns + kTileColumns<kForm> - 1) / kTileColumns<kForm>;
+  return rows >= kMostRows * 3 / 4 && rows <= kMostRows * 9 / 8 && product.slots * weight_tiles >= int64_t{4} * multiprocessors;
+}
+
+// Lets a kernel have the shared memory of any cut: once on each device, for the call costs the host as much as a launch.
 template <auto kKernel>
 cudaError_t AllowShared() {
   static std::atomic<uint64_t> allowed{0};
@@ -247,19 +313,20 @@ cudaError_t AllowShared() {
   if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
   if ((allowed.load(std::memory_order_relaxed) & bit) != 0) return cudaSuccess;
-  constexpr int kBytes = std::max(SharedBytes(kSmallCut), SharedBytes(kLargeCut));
+  constexpr int kBytes = std::max({SharedBytes(kSmallCut), SharedBytes(kLargeCut), SharedBytes(kWideCut)});
   const cudaError_t error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error == cudaSuccess) allowed.fetch_or(bit, std::memory_order_relaxed);
   return error;
 }
 
-template <typename T, Form kForm, bool kGather = false>
+template <typename T, Form kForm, Way kWay>
 const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStream_t stream) {
   const auto weights = kForm == Form::kAcross ? AcrossMap(product) : WeightMap(product);
-  const auto large_rows = product.source == nullptr ? RowMap(product, kLargeBox) : weights;
-  const auto small_rows = product.source == nullptr ? RowMap(product, kSmallBox) : weights;
-  if (!weights || !large_rows || !small_rows) return "the driver refused a tensor map";
-  const auto [cut, cluster] = ShapeFor(product);
+  const auto large_rows = kWay == Way::kGathered ? weights : RowMap(product, kLargeBox);
+  const auto small_rows = kWay == Way::kGathered ? weights : RowMap(product, kSmallBox);
+  const auto wide_rows = kWay == Way::kWide ? RowMap(product, kWideBox) : large_rows;
+  if (!weights || !wide_rows || !large_rows || !small_rows) return "the driver refused a tensor map";
+  const auto [cut, cluster] = ShapeFor<kWay>(product);
   constexpr float kNoLimit = std::numeric_limits<float>::infinity();
   const ActivationCall activation = product.activation.value_or(ActivationCall{});
   const bool clamped = activation.spec.kind == contract::Activation::kClampedSwiglu;
@@ -279,7 +346,7 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
                         clamped ? static_cast<float>(activation.limit) : kNoLimit,
                         static_cast<float>(activation.spec.shift),
                         product.only_in_is_fresh};
-  constexpr auto kKernel = &GroupedKernel<T, kForm, kGather>;
+  constexpr auto kKernel = &GroupedKernel<T, kForm, kWay>;
   if (const cudaError_t error = AllowShared<kKernel>(); error != cudaSuccess) return cudaGetErrorString(error);
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -295,18 +362,24 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 2;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kKernel, args, *weights, *large_rows, *small_rows);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kKernel, args, *weights, *wide_rows, *large_rows, *small_rows);
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+template <typename T, Form kForm>
+const char* LaunchForm(const GroupedProduct& product, int multiprocessors, cudaStream_t stream) {
+  if constexpr (kForm != Form::kAcross) {
+    if (product.source != nullptr) return Launch<T, kForm, Way::kGathered>(product, multiprocessors, stream);
+  }
+  return WideHelps<kForm>(product, multiprocessors) ? Launch<T, kForm, Way::kWide>(product, multiprocessors, stream)
+                                                    : Launch<T, kForm, Way::kInOrder>(product, multiprocessors, stream);
 }
 
 template <typename T>
 const char* LaunchTyped(const GroupedProduct& product, int multiprocessors, cudaStream_t stream) {
-  if (product.weight_across) return Launch<T, Form::kAcross>(product, multiprocessors, stream);
-  const auto launch = [&]<Form kForm>() {
-    return product.source != nullptr ? Launch<T, kForm, true>(product, multiprocessors, stream)
-                                     : Launch<T, kForm>(product, multiprocessors, stream);
-  };
-  return product.gated() ? launch.template operator()<Form::kGated>() : launch.template operator()<Form::kPlain>();
+  if (product.weight_across) return LaunchForm<T, Form::kAcross>(product, multiprocessors, stream);
+  return product.gated() ? LaunchForm<T, Form::kGated>(product, multiprocessors, stream)
+                         : LaunchForm<T, Form::kPlain>(product, multiprocessors, stream);
 }
 
 }  // namespace autoep::ops::cuda::hopper

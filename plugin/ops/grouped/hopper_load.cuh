@@ -20,15 +20,21 @@ __device__ __forceinline__ void LoadWeights(const CUtensorMap& map, const Tile& 
 }
 
 struct RowMaps {
+  const CUtensorMap& wide;
   const CUtensorMap& large;
   const CUtensorMap& small;
 };
 
-// A tile's rows as boxes: large ones, then small ones for what is left.
+// A tile's rows as boxes: large ones, then small ones for what is left; of a wide tile two.
 struct Boxes {
-  int large, small;
-  __device__ explicit Boxes(int rows) : large(rows / kLargeBox), small((rows % kLargeBox + kSmallBox - 1) / kSmallBox) {}
-  __device__ int Rows() const { return large * kLargeBox + small * kSmallBox; }
+  bool wide;
+  int large, small, large_rows;
+  __device__ explicit Boxes(int rows)
+      : wide(rows > kMostRows),
+        large(wide ? kWideRows / kWideBox : rows / kLargeBox),
+        small(wide ? 0 : (rows % kLargeBox + kSmallBox - 1) / kSmallBox),
+        large_rows(wide ? kWideBox : kLargeBox) {}
+  __device__ int Rows() const { return large * large_rows + small * kSmallBox; }
 };
 
 // The blocks of a cluster take turns.
@@ -39,8 +45,8 @@ __device__ __forceinline__ void LoadRows(const RowMaps& maps, const Tile& tile, 
   uint8_t* to = memory.Stage(stage) + kWeightBytes;
   for (int box = cluster.rank; box < boxes.large + boxes.small; box += cluster.size) {
     const bool large = box < boxes.large;
-    const int row = large ? box * kLargeBox : boxes.large * kLargeBox + (box - boxes.large) * kSmallBox;
-    const CUtensorMap* map = large ? &maps.large : &maps.small;
+    const int row = large ? box * boxes.large_rows : boxes.large * kLargeBox + (box - boxes.large) * kSmallBox;
+    const CUtensorMap* map = boxes.wide ? &maps.wide : large ? &maps.large : &maps.small;
     const int from = tile.begin + row;
     if (cluster.size == 1) {
       Copy2(to + row * kRowBytes, map, memory.Full(stage), step * kTileDepth, from);
@@ -112,7 +118,7 @@ template <Form kForm>
 __device__ __forceinline__ void LoadGathered(const KernelArgs& args, const CUtensorMap& weights, const Memory& memory,
                                              const Schedule& schedule) {
   constexpr int kRowsAtOnce = kGroupThreads / 8;
-  constexpr int kMostTurns = 256 / kRowsAtOnce;
+  constexpr int kMostTurns = kMostRows / kRowsAtOnce;
   const int steps = (args.depth + kTileDepth - 1) / kTileDepth;
   const int thread = threadIdx.x % kGroupThreads;
   const int chunk = thread % 8;

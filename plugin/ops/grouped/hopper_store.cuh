@@ -173,8 +173,8 @@ __device__ __forceinline__ void MoveUp(V (&values)[kCount]) {
 }
 
 // With their bias, the sums of rows kStoreRows * kPart and on.
-template <typename T, int kPart>
-__device__ __forceinline__ void PackPart(const float (&sum)[kMostSums], Bias bias, uint32_t (&values)[kMostSums / 2]) {
+template <typename T, int kPart, int kCount>
+__device__ __forceinline__ void PackPart(const float (&sum)[kCount], Bias bias, uint32_t (&values)[kMostSums / 2]) {
 #pragma unroll
   for (int j = kPart * kStoreRows / 8; j < (kPart + 1) * kStoreRows / 8; ++j) {
     values[2 * j] = Pack<T>(sum[4 * j] + bias.low, sum[4 * j + 1] + bias.low);

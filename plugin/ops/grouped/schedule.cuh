@@ -27,15 +27,16 @@ struct Groups {
   int first[kMostSlots + 1];  // number of the slot's first row tile; then their count
 };
 
-// By one warp.
-__device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows, Groups& groups) {
+// By one warp. A group of at most whole_rows is one tile, another as many as it needs of tile_rows.
+__device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows, int whole_rows, Groups& groups) {
   const int lane = threadIdx.x % 32;
   int before = 0;
   for (int base = 0; base < slots; base += 32) {
     const int slot = base + lane;
     const int end = slot < slots ? ends[slot] : 0;
     const int begin = slot == 0 || slot >= slots ? 0 : ends[slot - 1];
-    int tiles = slot < slots ? (end - begin + tile_rows - 1) / tile_rows : 0;
+    const int rows = slot < slots ? end - begin : 0;
+    int tiles = rows <= whole_rows ? min(rows, 1) : (rows + tile_rows - 1) / tile_rows;
     const int own = tiles;
     for (int step = 1; step < 32; step *= 2) {
       const int lower = __shfl_up_sync(~0u, tiles, step);

@@ -54,7 +54,7 @@ struct Wgmma;
 #define AUTOEP_WGMMA(T, TYPE, N, ACROSS, REGISTERS, A, B, ADD, SUMS)                                                         \
   template <>                                                                                                                \
   struct Wgmma<T, N, ACROSS> {                                                                                               \
-    static __device__ __forceinline__ void Run(float (&d)[kMostSums], uint64_t a, uint64_t b, int add) {                     \
+    static __device__ __forceinline__ void Run(float* d, uint64_t a, uint64_t b, int add) {                                  \
       asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" ADD ", 0;\n"                                                     \
                    "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGISTERS "}, %" A ", %" B           \
                    ", add, 1, 1, " #ACROSS ", 0;\n}\n"                                                                       \

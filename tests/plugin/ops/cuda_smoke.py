@@ -170,6 +170,24 @@ def moe_forward_and_backward() -> None:
                     _close(one, other, dtype, name, i)
 
 
+def groups_of_a_few_more_rows_than_a_tile() -> None:
+    """Which a wide tile takes whole, forward and backward, where there are many; and all sizes beside them."""
+    counts = torch.tensor([0, 1, 17, 240, 255, 256, 257, 258, 271, 272, 273, 274, 288, 300, 512, 530] + [256, 260, 264, 272] * 8)
+    ids = torch.repeat_interleave(torch.arange(len(counts)), counts).unsqueeze(1)
+    ids = ids[torch.randperm(len(ids))]
+    for name in ("silu_gated", "gelu"):
+        operands = _operands(name, torch.bfloat16, hidden=72, inner=1432, tokens=len(ids), k=1, experts=len(counts), ids=ids)
+        operands[3] = None
+        results = []
+        for device in ("cuda", "cpu"):
+            here = _on(device, operands)
+            leaves = [t for t in here if t is not None and t.requires_grad]
+            out = _moe(here, name)
+            results.append([out, *torch.autograd.grad(out, leaves, torch.ones_like(out))])
+        for i, (one, other) in enumerate(zip(*results, strict=True)):
+            _close(one, other, torch.bfloat16, name, i)
+
+
 def moe_without_host_sync() -> None:
     """Forward and backward do not wait for the host, give the same bits every time, and are captured into a graph."""
     operands = _on("cuda", _operands(dtype=torch.bfloat16, tokens=300))
@@ -298,6 +316,7 @@ CHECKS = [
     the_same_bits_every_time,
     no_host_sync_in_bf16,
     moe_forward_and_backward,
+    groups_of_a_few_more_rows_than_a_tile,
     moe_without_host_sync,
     route_is_torchs,
     moe_keeps_what_others_read,
