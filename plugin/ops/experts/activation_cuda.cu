@@ -86,44 +86,77 @@ __device__ S SumOverBlock(S value) {
   return total;
 }
 
+// As VisitActivation wants it: silu is a clamped_swiglu without limits.
+__device__ ActivationCall AsVisited(ActivationCall call) {
+  if (call.spec.kind != contract::Activation::kSilu) return call;
+  call.alpha = 1;
+  call.limit = INFINITY;
+  call.spec.shift = 0;
+  return call;
+}
+
+template <typename T, int W>
+struct Gradients {
+  Vector<T, W> first, second, activated;  // of the gate, or of all; of up; and the activated values themselves times the factor
+};
+
+// Adds to `dot` what the row's columns have in common with grad.
+template <typename T, int W>
+__device__ __forceinline__ Gradients<T, W> GradientsOf(const ActivationCall& call, const Vector<T, W>& grad,
+                                                       const Vector<T, W>& first, const Vector<T, W>& second, Sum<T> factor,
+                                                       Sum<T>& dot) {
+  using S = Sum<T>;
+  Gradients<T, W> out;
+#pragma unroll
+  for (int i = 0; i < W; ++i) {
+    const S in = Widen<S>(grad.at[i]);
+    S gate = Widen<S>(first.at[i]);
+    S up = Widen<S>(second.at[i]);
+    S activated;
+    if (call.spec.gated) {
+      activated = Gated(call, gate, up);
+      GatedBackward(call, in * factor, gate, up);
+    } else {
+      const Slope<S> at = Activate(call, gate);
+      activated = at.value;
+      gate = in * factor * at.slope;
+    }
+    dot += in * activated;
+    out.first.at[i] = Narrow<T>(gate);
+    out.second.at[i] = Narrow<T>(up);
+    out.activated.at[i] = Narrow<T>(factor * activated);
+  }
+  return out;
+}
+
 template <typename T, int W>
 __global__ void Backward(ActivationCall call, const T* hidden, const T* grad, int64_t inner, T* grad_hidden,
                          ChoiceFactors choices) {
   using S = Sum<T>;
   const int64_t row = blockIdx.x;
   const int64_t width = call.spec.gated ? 2 * inner : inner;
-  const bool chosen = choices.sorted != nullptr;
-  const int64_t choice = chosen ? choices.sorted[row] : 0;
-  const S factor = chosen && choices.factors.data != nullptr ? ReadAny<S>(choices.factors, choice) : S{1};
+  int64_t choice = 0;
+  S factor = 1;
+  const auto read_choice = [&] {
+    if (choices.sorted == nullptr) return;
+    choice = choices.sorted[row];
+    if (choices.factors.data != nullptr) factor = ReadAny<S>(choices.factors, choice);
+  };
   S dot = 0;
-  for (int64_t column = int64_t{threadIdx.x} * W; column < inner; column += int64_t{blockDim.x} * W) {
-    const Vector<T, W> incoming = Load<T, W>(grad + row * inner + column);
-    const Vector<T, W> first = Load<T, W>(hidden + row * width + column);
-    const Vector<T, W> second = call.spec.gated ? Load<T, W>(hidden + row * width + inner + column) : first;
-    Vector<T, W> first_grad, second_grad, scaled;
-#pragma unroll
-    for (int i = 0; i < W; ++i) {
-      const S in = Widen<S>(incoming.at[i]);
-      S gate = Widen<S>(first.at[i]);
-      S up = Widen<S>(second.at[i]);
-      S activated;
-      if (call.spec.gated) {
-        activated = Gated(call, gate, up);
-        GatedBackward(call, in * factor, gate, up);
-      } else {
-        const Slope<S> at = Activate(call, gate);
-        activated = at.value;
-        gate = in * factor * at.slope;
-      }
-      dot += in * activated;
-      first_grad.at[i] = Narrow<T>(gate);
-      second_grad.at[i] = Narrow<T>(up);
-      scaled.at[i] = Narrow<T>(factor * activated);
+  VisitActivation(call.spec.kind, [&]<contract::Activation kKind>() {
+    ActivationCall known = AsVisited(call);
+    known.spec.kind = kKind;
+    for (int64_t column = int64_t{threadIdx.x} * W; column < inner; column += int64_t{blockDim.x} * W) {
+      const Vector<T, W> incoming = Load<T, W>(grad + row * inner + column);
+      const Vector<T, W> first = Load<T, W>(hidden + row * width + column);
+      const Vector<T, W> second = call.spec.gated ? Load<T, W>(hidden + row * width + inner + column) : first;
+      if (column == int64_t{threadIdx.x} * W) read_choice();  // the row's loads are on their way then
+      const Gradients<T, W> grads = GradientsOf(known, incoming, first, second, factor, dot);
+      Store(grad_hidden + row * width + column, grads.first);
+      if (call.spec.gated) Store(grad_hidden + row * width + inner + column, grads.second);
+      if (choices.scaled != nullptr) Store(static_cast<T*>(choices.scaled) + row * inner + column, grads.activated);
     }
-    Store(grad_hidden + row * width + column, first_grad);
-    if (call.spec.gated) Store(grad_hidden + row * width + inner + column, second_grad);
-    if (choices.scaled != nullptr) Store(static_cast<T*>(choices.scaled) + row * inner + column, scaled);
-  }
+  });
   if (choices.dots == nullptr) return;
   dot = SumOverBlock(dot);
   if (threadIdx.x == 0) static_cast<S*>(choices.dots)[choice] = dot;
@@ -136,17 +169,34 @@ __global__ void Add(T* out, Bias bias, int64_t columns) {
   if (column < columns) Biased<T, W>(out + row * columns, column, BiasOfRow<T>(bias, row, columns));
 }
 
-template <typename T>
+// A block takes W columns a lane, and its warps take turns at the slot's rows.
+template <typename T, int W>
 __global__ void AddUp(const T* rows, Rows factors, const int32_t* sorted, const int32_t* ends, int64_t columns, T* out) {
+  using S = Sum<T>;
+  constexpr int kLanes = 32, kWarps = kThreads / kLanes;
+  __shared__ S sums[kWarps][kLanes * W];
+  const int lane = threadIdx.x % kLanes;
+  const int warp = threadIdx.x / kLanes;
   const int64_t slot = blockIdx.x;
-  const int64_t column = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
-  if (column >= columns) return;
-  Sum<T> sum = 0;
-  for (int64_t row = slot == 0 ? 0 : ends[slot - 1]; row < ends[slot]; ++row) {
-    const Sum<T> factor = factors.data == nullptr ? Sum<T>{1} : ReadAny<Sum<T>>(factors, sorted[row]);
-    sum += factor * Widen<Sum<T>>(rows[row * columns + column]);
+  const int64_t first = int64_t{blockIdx.y} * kLanes * W;
+  const int64_t column = first + lane * W;
+  const int64_t end = column < columns ? ends[slot] : 0;
+  S sum[W] = {};
+#pragma unroll 4
+  for (int64_t row = (slot == 0 ? 0 : ends[slot - 1]) + warp; row < end; row += kWarps) {
+    const Vector<T, W> values = Load<T, W>(rows + row * columns + column);
+    const S factor = factors.data == nullptr ? S{1} : ReadAny<S>(factors, sorted[row]);
+#pragma unroll
+    for (int i = 0; i < W; ++i) sum[i] += factor * Widen<S>(values.at[i]);
   }
-  out[slot * columns + column] = Narrow<T>(sum);
+#pragma unroll
+  for (int i = 0; i < W; ++i) sums[warp][lane * W + i] = sum[i];
+  __syncthreads();
+  for (int i = threadIdx.x; i < kLanes * W && first + i < columns; i += kThreads) {
+    S total = 0;
+    for (int part = 0; part < kWarps; ++part) total += sums[part][i];
+    out[slot * columns + first + i] = Narrow<T>(total);
+  }
 }
 
 }  // namespace
@@ -205,10 +255,17 @@ void AddBias(Rows out, const void* bias, const int32_t* ends, int64_t slots, int
 void SumGroups(Rows rows, Rows factors, const int32_t* sorted, const int32_t* ends, int64_t slots, int64_t columns, void* out,
                cudaStream_t stream) {
   if (slots == 0 || columns == 0) return;
-  const RowGrid grid = GridFor(slots, columns);
   VisitPair(rows.type, rows.type, [&]<typename T, typename>() {
-    AddUp<T><<<grid.blocks, grid.threads, 0, stream>>>(static_cast<const T*>(rows.data), factors, sorted, ends, columns,
-                                                       static_cast<T*>(out));
+    const auto launch = [&]<int W>() {
+      const dim3 blocks(static_cast<unsigned>(slots), static_cast<unsigned>((columns + 32 * W - 1) / (32 * W)));
+      AddUp<T, W><<<blocks, kThreads, 0, stream>>>(static_cast<const T*>(rows.data), factors, sorted, ends, columns,
+                                                   static_cast<T*>(out));
+    };
+    if (Vectors<T>(columns, rows.data, rows.data)) {
+      launch.template operator()<kVector<T>>();
+    } else {
+      launch.template operator()<1>();
+    }
   });
 }
 

@@ -36,7 +36,7 @@ void ActivateRowsBackward(const ActivationCall& call, Rows hidden, const void* g
 void AddBias(Rows out, const void* bias, const int32_t* ends, int64_t slots, int64_t rows, int64_t columns, cudaStream_t stream);
 
 // out [slots, columns], rows' type: the sums of each slot's rows [R, columns], times factors[sorted[r]] where factors are given;
-// each in the order of the rows.
+// in an order that only their number decides.
 void SumGroups(Rows rows, Rows factors, const int32_t* sorted, const int32_t* ends, int64_t slots, int64_t columns, void* out,
                cudaStream_t stream);
 

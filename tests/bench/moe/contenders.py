@@ -160,11 +160,30 @@ def transformers(layer: Layer, experts: str = "grouped_mm") -> Callable:
     return call
 
 
+def _search_few_tiles() -> None:
+    """Leaves SonicMoE's search the tiles that its paper names for Hopper: all of them take minutes a cell."""
+    from quack import gemm_interface
+
+    kept = {(128, 256, False), (128, 192, True)}  # rows, columns, two consumers in turn
+    for name in ("gemm_tuned", "gemm_act_tuned", "gemm_gated_tuned", "gemm_dgated_tuned"):
+        tuned = getattr(gemm_interface, name, None)
+        if tuned is None:
+            continue
+        configs = [(entry, entry.kwargs["config"]) for entry in tuned.configs]
+        tuned.configs = [
+            entry
+            for entry, config in configs
+            if config.device_capacity == 9 and config.cluster_n == 1 and not config.swap_ab
+            and (config.tile_m, config.tile_n, config.pingpong) in kept
+        ]  # fmt: skip
+
+
 def sonicmoe(layer: Layer) -> Callable:
     if layer.shape.biases or layer.shape.activation != "silu_gated":
         raise NotImplementedError("run here without biases and with SwiGLU")
     from sonicmoe import moe_TC_softmax_topk_layer
 
+    _search_few_tiles()
     inner = layer.shape.inner
     gate_up = torch.stack((layer.gate_up[:, :inner], layer.gate_up[:, inner:]), 2).reshape(layer.gate_up.shape).contiguous()
 
