@@ -36,7 +36,8 @@ struct GroupedProduct {
 };
 
 // So few rows for each slot that reading its weights is what takes time.
-inline bool ReadsWeights(const GroupedProduct& product) { return product.rows / product.slots <= 96; }
+inline bool ReadsWeights(int64_t rows, int64_t slots) { return rows / slots <= 96; }
+inline bool ReadsWeights(const GroupedProduct& product) { return ReadsWeights(product.rows, product.slots); }
 
 // depth and columns are multiples of 8, slots are at most 1024, pointers are aligned to 16 bytes, the type is right, tiles can be
 // counted. The device must have compute capability 9.0.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "plugin/ops/experts/hopper_cuda.h"
+#include "plugin/ops/grouped/grouped_cuda.h"
 #include "plugin/ops/launch_cuda.h"
 #include "plugin/ops/moe/moe.h"
 
@@ -16,10 +17,10 @@ namespace autoep::ops::cuda {
 namespace {
 
 // Rows are gathered by the up projection itself where copying them first would cost more than the slower loads: measured on an
-// H100, where an expert's inner size is small.
+// H100 and an H200, where an expert's inner size is small, or reading weights is what takes time.
 bool Gathers(const MoeCall& call) {
   constexpr int64_t kSmallInner = 1024;
-  return call.experts.down.size(2) <= kSmallInner;
+  return call.experts.down.size(2) <= kSmallInner || ReadsWeights(call.num_rows, call.experts.gate_up.size(0));
 }
 
 }  // namespace
