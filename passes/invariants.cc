@@ -132,26 +132,27 @@ class Hash {
   uint64_t value_ = 0;
 };
 
+void AddAttribute(const Node& node, c10::Symbol name, Hash& hash) {
+  switch (node.kindOf(name)) {
+    case torch::jit::AttributeKind::i:
+      return hash.Add(static_cast<uint64_t>(node.i(name)));
+    case torch::jit::AttributeKind::f:
+      return hash.Add(std::hash<double>()(node.f(name)));
+    case torch::jit::AttributeKind::s:
+      return hash.Add(node.s(name));
+    case torch::jit::AttributeKind::t:
+      return hash.Add(reinterpret_cast<uintptr_t>(node.t(name).unsafeGetTensorImpl()));
+    default:
+      return;
+  }
+}
+
 void AddAttributes(const Node& node, Hash& hash) {
   if (!node.hasAttributes()) return;
-  for (const c10::Symbol name : node.attributeNames()) {
-    switch (node.kindOf(name)) {
-      case torch::jit::AttributeKind::i:
-        hash.Add(static_cast<uint64_t>(node.i(name)));
-        break;
-      case torch::jit::AttributeKind::f:
-        hash.Add(std::hash<double>()(node.f(name)));
-        break;
-      case torch::jit::AttributeKind::s:
-        hash.Add(node.s(name));
-        break;
-      case torch::jit::AttributeKind::t:
-        hash.Add(reinterpret_cast<uintptr_t>(node.t(name).unsafeGetTensorImpl()));
-        break;
-      default:
-        break;
-    }
-  }
+  // Most nodes that have one have but this: no list of names is made for them.
+  const c10::Symbol usual = node.kind() == c10::prim::Constant ? c10::attr::value : c10::attr::name;
+  if (node.numAttributes() == 1 && node.hasAttribute(usual)) return AddAttribute(node, usual, hash);
+  for (const c10::Symbol name : node.attributeNames()) AddAttribute(node, name, hash);
 }
 
 void AddNode(const Node& node, Hash& hash) {
@@ -183,11 +184,12 @@ Fingerprint TakeFingerprint(const ObjectIndex& index) {
   std::unordered_map<const GraphFunction*, Hash> nodes;
   const GraphFunction* last = nullptr;
   Hash* hash = nullptr;
-  fingerprint.order = AllFunctions(index, [&](GraphFunction& function, Node* node) {
+  fingerprint.order = AllFunctions(index, [&](GraphFunction& function, Node* node, GraphFunction* callee) {
     if (&function != last) hash = &nodes[&function];
     last = &function;
     AddNode(*node, *hash);
     AddOwnUse(*node, fingerprint);
+    if (callee) fingerprint.called.insert(callee);
   });
   for (GraphFunction* function : fingerprint.order) {
     Hash& whole = nodes[function];

@@ -24,6 +24,7 @@ struct Fingerprint {
   uint64_t types = 0;
   std::unordered_map<const torch::jit::GraphFunction*, uint64_t> functions;
   std::vector<torch::jit::GraphFunction*> order;                     // the same functions, as they were met
+  std::set<const void*> called;                                      // those of them that a graph calls
   std::set<std::pair<const c10::ClassType*, std::string>> own_uses;  // attributes named "autoep_..." that a graph reads or writes
   bool operator==(const Fingerprint&) const = default;
 };

@@ -135,9 +135,7 @@ Result<PipelineReport> RunPipeline(MoeModel& model, const Plan& plan, const Pipe
   AUTOEP_ASSIGN_OR_RETURN(const std::vector<const PassInfo*> passes, ChoosePasses(options));
   PassContext context(plan, options);
   Fingerprint before = TakeFingerprint(ObjectIndex(model.module));
-  for (torch::jit::GraphFunction* function : before.order) {
-    for (torch::jit::GraphFunction* callee : Callees(*function)) context.called_functions.insert(callee);
-  }
+  context.called_functions = before.called;
   const std::string signatures = Signatures(model.module, context.called_functions);
   Dumper dumper(options.dump_ir);
   AUTOEP_RETURN_IF_ERROR(dumper.Dump("source", model.module));

@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/passes/inliner.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace autoep {
 
@@ -30,8 +31,9 @@ void ObjectIndex::Visit(const at::IValue& value) {
     const torch::jit::ObjectPtr object = value.toObject();
     if (!seen_.insert(object.get()).second) return;
     objects_.push_back(object);
-    auto& same = by_type_[object->type().get()];
-    if (same.empty()) types_.push_back(object->type());
+    c10::ClassTypePtr type = object->type();
+    auto& same = by_type_[type.get()];
+    if (same.empty()) types_.push_back(std::move(type));
     same.push_back(object);
     for (const at::IValue& slot : object->slots()) Visit(slot);
   } else if (value.isList()) {
@@ -73,7 +75,7 @@ std::set<GraphFunction*> Callees(GraphFunction& function) {
 
 std::vector<GraphFunction*> AllFunctions(const ObjectIndex& index, const SeeNode& see) {
   std::vector<GraphFunction*> functions;
-  std::set<GraphFunction*> seen;
+  std::unordered_set<GraphFunction*> seen;
   const auto add = [&](GraphFunction* function) {
     if (seen.insert(function).second) functions.push_back(function);
   };
@@ -85,8 +87,9 @@ std::vector<GraphFunction*> AllFunctions(const ObjectIndex& index, const SeeNode
   for (size_t i = 0; i < functions.size(); ++i) {
     GraphFunction& function = *functions[i];
     ForEachNode(function.graph()->block(), [&](Node* node) {
-      if (see) see(function, node);
-      if (GraphFunction* callee = CalleeOf(node)) add(callee);
+      GraphFunction* callee = CalleeOf(node);
+      if (see) see(function, node, callee);
+      if (callee) add(callee);
     });
   }
   return functions;

@@ -11,6 +11,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 namespace autoep {
@@ -30,15 +31,15 @@ class ObjectIndex {
  private:
   void Visit(const at::IValue& value);
 
-  std::set<const void*> seen_;
+  std::unordered_set<const void*> seen_;
   std::vector<torch::jit::ObjectPtr> objects_;
   std::vector<c10::ClassTypePtr> types_;
   std::unordered_map<const c10::ClassType*, std::vector<torch::jit::ObjectPtr>> by_type_;
 };
 
 // All graph functions that can be reached: the methods of every type, and what they call. `see` is shown every node on the way,
-// function by function, those of nested blocks included.
-using SeeNode = std::function<void(torch::jit::GraphFunction&, torch::jit::Node*)>;
+// function by function, those of nested blocks included, and what it calls, or null.
+using SeeNode = std::function<void(torch::jit::GraphFunction&, torch::jit::Node*, torch::jit::GraphFunction* callee)>;
 std::vector<torch::jit::GraphFunction*> AllFunctions(const ObjectIndex& index, const SeeNode& see = nullptr);
 
 // Calls `visit` for every node, those of nested blocks included. `visit` may not remove nodes.

@@ -55,9 +55,17 @@ class Collector {
   std::set<const void*> seen_;
 };
 
+// A tensor, or what may have tensors in it.
+bool MayHoldTensor(const torch::jit::Node& node) {
+  using torch::jit::AttributeKind;
+  if (node.kind() != c10::prim::Constant || !node.hasAttribute(c10::attr::value)) return false;
+  const AttributeKind kind = node.kindOf(c10::attr::value);
+  return kind == AttributeKind::t || kind == AttributeKind::ts || kind == AttributeKind::ival;
+}
+
 void CollectConstants(const torch::jit::Block* block, Collector& collector) {
   for (const torch::jit::Node* node : block->nodes()) {
-    if (node->kind() == c10::prim::Constant) {
+    if (MayHoldTensor(*node)) {
       if (const auto value = torch::jit::toIValue(node->output())) collector.Visit(*value, "");
     }
     for (const torch::jit::Block* inner : node->blocks()) CollectConstants(inner, collector);

@@ -36,9 +36,11 @@ void InlineCalls(Block* block) {
 
 void PrepareBlockGraph(const std::shared_ptr<Graph>& graph) {
   InlineCalls(graph->block());
-  torch::jit::LowerSimpleTuples(graph);
+  // That of a graph would analyse its aliases each time.
+  torch::jit::LowerSimpleTuples(graph->block());
   FoldConstantIfs(graph->block());
-  torch::jit::LowerSimpleTuples(graph);
+  torch::jit::LowerSimpleTuples(graph->block());
+  RemoveDeadCode(graph);
   RemoveIdleGradModes(graph->block());
   RemoveDeadCode(graph);
 }

@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -23,6 +24,32 @@ int64_t CountNodes(const Block* block) {
     for (const Block* inner : node->blocks()) count += CountNodes(inner);
   }
   return count;
+}
+
+// What an op writes in place is read behind it, under the name that it had before.
+bool WritesWhatIsRead(const Node* node) {
+  const c10::FunctionSchema* schema = node->maybeSchema();
+  if (!schema || !schema->is_mutable()) return false;
+  for (size_t i = 0; i < std::min(schema->arguments().size(), node->inputs().size()); ++i) {
+    const c10::AliasInfo* alias = schema->arguments()[i].alias_info();
+    if (!alias || !alias->isWrite()) continue;
+    const auto& uses = node->input(i)->uses();
+    if (std::any_of(uses.begin(), uses.end(), [&](const auto& use) { return use.user->isAfter(node); })) return true;
+  }
+  return false;
+}
+
+// True if nothing can be dead: from the last node to the first, each is read by one that is not, or does something besides.
+bool AllUsed(const Block* block) {
+  const auto nodes = block->nodes();
+  return std::all_of(nodes.begin(), nodes.end(), [](const Node* node) {
+    const auto outputs = node->outputs();
+    const auto blocks = node->blocks();
+    // A branch or a loop may have dead outputs among others.
+    const bool all = blocks.empty() || std::all_of(outputs.begin(), outputs.end(), [](const Value* out) { return out->hasUses(); });
+    return ((node->hasUses() && all) || node->hasSideEffects() || WritesWhatIsRead(node)) &&
+           std::all_of(blocks.begin(), blocks.end(), AllUsed);
+  });
 }
 
 // A condition known without running anything: a constant, its negation, or a test for None that the types decide.
@@ -70,13 +97,13 @@ void FoldConstantIfs(Block* block) {
 }
 
 void RemoveDeadCode(const std::shared_ptr<torch::jit::Graph>& graph) {
-  // What is dead without a look at aliases, so that these, which take most of the time, are mostly analysed once.
-  torch::jit::EliminateDeadCode(graph->block());
-  int64_t before = 0;
-  do {
-    before = CountNodes(graph->block());
+  // What is dead without a look at aliases first: these take most of the time, and mostly nothing is left for them.
+  if (!AllUsed(graph->block())) torch::jit::EliminateDeadCode(graph->block());
+  while (!AllUsed(graph->block())) {
+    const int64_t before = CountNodes(graph->block());
     torch::jit::EliminateDeadCode(graph);
-  } while (CountNodes(graph->block()) != before);
+    if (CountNodes(graph->block()) == before) return;
+  }
 }
 
 }  // namespace autoep

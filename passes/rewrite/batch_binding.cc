@@ -99,16 +99,14 @@ bool CountsBatch(const Value* value) {
 
 std::vector<BatchBinding> FindBatchBindings(const torch::jit::Module& model) {
   std::vector<BatchBinding> found;
-  for (torch::jit::GraphFunction* function : AllFunctions(ObjectIndex(model))) {
-    ForEachNode(function->graph()->block(), [&](Node* node) {
-      if (node->kind() != aten::index) return;
-      Node* list = node->input(1)->node();
-      if (list->kind() != prim::ListConstruct || list->inputs().size() != 2) return;
-      if (!CountsBatch(list->input(0)) || !HasOneRow(node->input(0))) return;
-      const std::string source = SourceLine(node);
-      found.push_back({node, list, source.empty() ? NodeText(node) : NodeText(node) + ", at " + source});
-    });
-  }
+  AllFunctions(ObjectIndex(model), [&](torch::jit::GraphFunction&, Node* node, torch::jit::GraphFunction*) {
+    if (node->kind() != aten::index) return;
+    Node* list = node->input(1)->node();
+    if (list->kind() != prim::ListConstruct || list->inputs().size() != 2) return;
+    if (!CountsBatch(list->input(0)) || !HasOneRow(node->input(0))) return;
+    const std::string source = SourceLine(node);
+    found.push_back({node, list, source.empty() ? NodeText(node) : NodeText(node) + ", at " + source});
+  });
   return found;
 }
 

@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -72,14 +73,9 @@ struct HostValues {
   bool empty() const { return devices.empty() && tensors.empty(); }
 };
 
-HostValues FindHostValues(Graph& graph) {
-  HostValues found;
-  ForEachNode(graph.block(), [&](Node* node) {
-    if (node->kind() != prim::Constant) return;
-    if (IsHostDevice(node->output())) found.devices.push_back(node->output());
-    if (IsHostTensor(node->output())) found.tensors.push_back(node->output());
-  });
-  return found;
+void AddHostValue(Value* constant, HostValues& found) {
+  if (IsHostDevice(constant)) found.devices.push_back(constant);
+  if (IsHostTensor(constant)) found.tensors.push_back(constant);
 }
 
 std::string Count(size_t number, const char* what) { return fmt::format("{} {}{}", number, what, number == 1 ? "" : "s"); }
@@ -89,15 +85,16 @@ class FollowDevice : public Pass {
   explicit FollowDevice(PassContext& context) : context_(context) {}
 
   Result<Change> Run(MoeModel& model) override {
-    const ObjectIndex index(model.module);
-    const std::vector<GraphFunction*> functions = AllFunctions(index);
-    const HostScalars scalars(functions);
+    std::unordered_map<const GraphFunction*, HostValues> host_values;
+    functions_ = AllFunctions(ObjectIndex(model.module), [&](GraphFunction& function, Node* node, GraphFunction*) {
+      if (node->kind() == prim::Constant) AddHostValue(node->output(), host_values[&function]);
+    });
     Change change;
-    for (GraphFunction* function : functions) {
-      const HostValues found = FindHostValues(*function->graph());
+    for (GraphFunction* function : functions_) {
+      const HostValues& found = host_values[function];
       if (found.empty() || !context_.Allow(kName)) continue;
       const std::string name = function->qualname().qualifiedName();
-      Value* device = InsertDevice(*function, scalars);
+      Value* device = InsertDevice(*function);
       if (device == nullptr) {
         change.limits.push_back(fmt::format(
             "{} makes tensors on the CPU and holds no tensor to take another device from: the model runs on the CPU alone", name));
@@ -115,17 +112,23 @@ class FollowDevice : public Pass {
   //   %weight : Tensor = prim::GetAttr[name="weight"](%self)
   //   %device : Device = prim::device(%weight)
   // in front of everything; null where the function has neither tensors of its own nor a tensor among its arguments.
-  static Value* InsertDevice(GraphFunction& function, const HostScalars& scalars) {
+  Value* InsertDevice(GraphFunction& function) {
     Graph& graph = *function.graph();
     const torch::jit::WithInsertPoint front(graph.block()->nodes().front());
     Value* tensor = InsertOwnTensor(graph);
     for (Value* input : graph.inputs()) {
-      if (tensor == nullptr && IsTensorType(*input->type()) && !scalars.Contains(input)) tensor = input;
+      if (tensor == nullptr && IsTensorType(*input->type()) && !IsHostScalar(input)) tensor = input;
     }
     if (tensor == nullptr) return nullptr;
     Value* device = graph.insertNode(graph.create(prim::device, {tensor}))->output();
     device->setType(c10::DeviceObjType::get());
     return device;
+  }
+
+  // Few functions ask. What was inserted in others before names a device, so that it makes no scalar.
+  bool IsHostScalar(const Value* input) {
+    if (!scalars_) scalars_.emplace(functions_);
+    return scalars_->Contains(input);
   }
 
   static Value* InsertOwnTensor(Graph& graph) {
@@ -160,6 +163,8 @@ class FollowDevice : public Pass {
   }
 
   PassContext& context_;
+  std::vector<GraphFunction*> functions_;
+  std::optional<HostScalars> scalars_;
 };
 
 const RegisterPass kRegistered({kName, "Let tensors that a trace made on the CPU follow the model's own device", 30, true,

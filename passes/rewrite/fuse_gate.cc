@@ -75,7 +75,7 @@ class FuseGate : public Pass {
       const std::string& path = rewritten.layers.front()->layer.path;
       change.edits.push_back(fmt::format("{}: route makes its own logits", path.empty() ? "the root" : path));
     }
-    torch::jit::LowerSimpleTuples(rewritten.graph);
+    torch::jit::LowerSimpleTuples(rewritten.graph->block());
     RemoveDeadCode(rewritten.graph);
     torch::jit::ConstantPooling(rewritten.graph);
   }

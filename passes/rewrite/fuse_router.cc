@@ -60,7 +60,7 @@ class FuseRouter : public Pass {
       InsertRoute(*graph, router.form, graph->insertGetAttr(graph->inputs().at(0), router.layer));
     }
     if (routers.empty()) return;
-    torch::jit::LowerSimpleTuples(graph);
+    torch::jit::LowerSimpleTuples(graph->block());
     RemoveDeadCode(graph);
     torch::jit::ConstantPooling(graph);
   }

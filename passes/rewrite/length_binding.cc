@@ -139,17 +139,14 @@ class Finder {
   explicit Finder(const torch::jit::Module& model) : index_(model) {}
 
   std::vector<LengthBinding> Find() {
-    for (GraphFunction* function : AllFunctions(index_)) {
-      const auto graph = function->graph();
-      reads_.clear();
-      order_.clear();
-      told_.clear();
-      ForEachNode(graph->block(), [&](Node* node) {
-        if (node->kind() == aten::select) See(node);
-        if (node->kind() == aten::slice) FindCut(node);
-      });
-      for (const auto& read : order_) FindUnrolled(read);
-    }
+    const GraphFunction* last = nullptr;
+    AllFunctions(index_, [&](GraphFunction& function, Node* node, GraphFunction*) {
+      if (&function != last) EndFunction();
+      last = &function;
+      if (node->kind() == aten::select) See(node);
+      if (node->kind() == aten::slice) FindCut(node);
+    });
+    EndFunction();
     return std::move(found_);
   }
 
@@ -159,6 +156,13 @@ class Finder {
     Node* first = nullptr;
     std::set<int64_t> numbers;
   };
+
+  void EndFunction() {
+    for (const auto& read : order_) FindUnrolled(read);
+    reads_.clear();
+    order_.clear();
+    told_.clear();
+  }
 
   void See(Node* select) {
     const auto dim = ConstInt(select->input(1)), number = ConstInt(select->input(2));

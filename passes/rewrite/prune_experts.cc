@@ -7,7 +7,9 @@
 
 #include <map>
 #include <set>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "passes/model/modules.h"
 #include "passes/model/tensors.h"
@@ -53,21 +55,27 @@ std::vector<Candidate> Candidates(const PlannedLayer& planned) {
   return candidates;
 }
 
-// Who reads what, and which functions can still be reached from an entry point: a function that nothing called before.
+using Types = std::set<const c10::ClassType*>;
+
+// Who reads the attributes of `types`, and which functions can still be reached from an entry point: a function that nothing
+// called before.
 class Usage {
  public:
-  Usage(const ObjectIndex& index, const std::set<const void*>& called_before) {
-    std::vector<GraphFunction*> pending = AllFunctions(index, [&](GraphFunction& function, torch::jit::Node* node) {
-      if (node->kind() != c10::prim::GetAttr && node->kind() != c10::prim::SetAttr) return;
-      if (const auto type = node->input(0)->type()->cast<c10::ClassType>())
-        readers_[{type.get(), node->s(c10::attr::name)}].insert(&function);
-    });
+  Usage(const ObjectIndex& index, const Types& types, const std::set<const void*>& called_before) {
+    std::unordered_map<GraphFunction*, std::vector<GraphFunction*>> callees;
+    std::vector<GraphFunction*> pending =
+        AllFunctions(index, [&](GraphFunction& function, torch::jit::Node* node, GraphFunction* callee) {
+          if (callee) callees[&function].push_back(callee);
+          if (node->kind() != c10::prim::GetAttr && node->kind() != c10::prim::SetAttr) return;
+          const auto* type = node->input(0)->type()->castRaw<c10::ClassType>();
+          if (type && types.contains(type)) readers_[{type, node->s(c10::attr::name)}].insert(&function);
+        });
     std::erase_if(pending, [&](GraphFunction* function) { return called_before.contains(function); });
     while (!pending.empty()) {
       GraphFunction* function = pending.back();
       pending.pop_back();
       if (!live_.insert(function).second) continue;
-      for (GraphFunction* callee : Callees(*function)) pending.push_back(callee);
+      for (GraphFunction* callee : callees[function]) pending.push_back(callee);
     }
   }
 
@@ -81,16 +89,9 @@ class Usage {
 
 class Pruner {
  public:
-  Pruner(MoeModel& model, const PassContext& context)
-      : model_(model), index_(model.module), usage_(index_, context.called_functions) {}
-
-  // Marks what the layer gives up, for all layers before anything is dropped.
-  void Mark(const std::vector<Candidate>& candidates) {
-    for (const Candidate& candidate : candidates) {
-      const auto module = FindModule(model_.module, candidate.module);
-      if (module && module->hasattr(candidate.attribute)) given_up_.insert({module->_ivalue().get(), candidate.attribute});
-    }
-  }
+  // With `candidates` of all layers: what they give up.
+  Pruner(MoeModel& model, const PassContext& context, const std::vector<std::vector<Candidate>>& candidates)
+      : model_(model), index_(model.module), given_up_(GivenUp(model, candidates)), usage_(index_, Holders(), context.called_functions) {}
 
   // The names dropped.
   std::vector<std::string> Drop(const std::vector<Candidate>& candidates) {
@@ -105,6 +106,26 @@ class Pruner {
   }
 
  private:
+  using Object = const c10::ivalue::Object*;
+
+  static std::set<std::pair<Object, std::string>> GivenUp(const MoeModel& model,
+                                                          const std::vector<std::vector<Candidate>>& candidates) {
+    std::set<std::pair<Object, std::string>> given_up;
+    for (const std::vector<Candidate>& of_layer : candidates) {
+      for (const Candidate& candidate : of_layer) {
+        const auto module = FindModule(model.module, candidate.module);
+        if (module && module->hasattr(candidate.attribute)) given_up.insert({module->_ivalue().get(), candidate.attribute});
+      }
+    }
+    return given_up;
+  }
+
+  Types Holders() const {
+    Types types;
+    for (const auto& [object, attribute] : given_up_) types.insert(object->type().get());
+    return types;
+  }
+
   // Of all objects of the type, if each of them gives it up and no live method reads it.
   bool DropAttribute(const c10::ClassTypePtr& type, const std::string& attribute) {
     const std::vector<torch::jit::ObjectPtr>& objects = index_.OfType(type.get());
@@ -133,9 +154,9 @@ class Pruner {
   }
 
   MoeModel& model_;
-  ObjectIndex index_;  // as it was before anything was dropped, and so is `usage_`
+  const ObjectIndex index_;  // as it was before anything was dropped, and so are the next two
+  const std::set<std::pair<Object, std::string>> given_up_;
   Usage usage_;
-  std::set<std::pair<const void*, std::string>> given_up_;  // object and attribute
   std::set<const void*> removed_;
 };
 
@@ -167,17 +188,19 @@ class PruneExperts : public Pass {
 
   Result<Change> Run(MoeModel& model) override {
     std::vector<const PlannedLayer*> layers;
+    std::vector<std::vector<Candidate>> candidates;
     for (size_t i : context_.rewritten) {
-      if (context_.Allow(kName)) layers.push_back(&context_.plan().layers[i]);
+      if (!context_.Allow(kName)) continue;
+      layers.push_back(&context_.plan().layers[i]);
+      candidates.push_back(Candidates(*layers.back()));
     }
-    Pruner pruner(model, context_);
-    for (const PlannedLayer* planned : layers) pruner.Mark(Candidates(*planned));
+    Pruner pruner(model, context_, candidates);
     Change change;
-    for (const PlannedLayer* planned : layers) {
-      const std::vector<std::string> dropped = pruner.Drop(Candidates(*planned));
-      if (!dropped.empty())
-        change.edits.push_back(fmt::format("{}: dropped {}", planned->layer.path.empty() ? "the root" : planned->layer.path,
-                                           fmt::join(dropped, ", ")));
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const std::vector<std::string> dropped = pruner.Drop(candidates[i]);
+      if (dropped.empty()) continue;
+      const std::string& path = layers[i]->layer.path;
+      change.edits.push_back(fmt::format("{}: dropped {}", path.empty() ? "the root" : path, fmt::join(dropped, ", ")));
     }
     AUTOEP_RETURN_IF_ERROR(CheckNothingLeft(model, layers));
     return change;

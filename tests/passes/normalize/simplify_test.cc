@@ -87,6 +87,24 @@ TEST(RemoveDeadCode, EmptiesInPlaceChains) {
   EXPECT_EQ(Count(graph->block(), "aten::zeros_like"), 0);
 }
 
+TEST(RemoveDeadCode, EmptiesBranchesOfWhatNothingReads) {
+  const auto graph = Parse(R"(
+    graph(%x : Tensor, %c : bool):
+      %y : Tensor, %z : Tensor = prim::If(%c)
+        block0():
+          %r : Tensor = aten::relu(%x)
+          %s : Tensor = aten::sigmoid(%x)
+          -> (%r, %s)
+        block1():
+          %t : Tensor = aten::tanh(%x)
+          -> (%t, %x)
+      return (%y))");
+  RemoveDeadCode(graph);
+  EXPECT_EQ(Count(graph->block(), "aten::sigmoid"), 0);
+  EXPECT_EQ(Count(graph->block(), "aten::relu"), 1);
+  EXPECT_EQ(Count(graph->block(), "aten::tanh"), 1);
+}
+
 TEST(RemoveDeadCode, KeepsWritesToInputs) {
   const auto graph = Parse(R"(
     graph(%x : Tensor):
