@@ -11,6 +11,7 @@
 #include <set>
 
 #include "passes/detect/detect.h"
+#include "passes/detect/moe_layer.h"
 #include "passes/model/modules.h"
 #include "passes/model/moe_model.h"
 #include "passes/rewrite/instrument.h"
@@ -198,10 +199,15 @@ void NoteRebuilt(const contract::Manifest& manifest, VerifyReport* report) {
   const auto rebuilt = std::count_if(manifest.layers.begin(), manifest.layers.end(),
                                      [](const contract::ManifestLayer& layer) { return !layer.rebuilt.empty(); });
   if (rebuilt == 0) return;
+  const bool lifted = std::any_of(manifest.layers.begin(), manifest.layers.end(), [](const contract::ManifestLayer& layer) {
+    const auto capacity = layer.router.find("capacity");
+    return capacity != layer.router.end() && capacity->second == kCapacityOfTokens;
+  });
   report->notes.push_back(
-      fmt::format("{} of {} were rebuilt because the source is wrong there: they were compared with the dense "
-                  "sum over all experts of the source's weights in the source's place",
-                  rebuilt, Plural(manifest.layers.size(), "layer")));
+      fmt::format("{} of {} were rebuilt because the source is wrong there: they were compared with {} in the source's place",
+                  rebuilt, Plural(manifest.layers.size(), "layer"),
+                  lifted ? "what the source computes without a router's capacity"
+                         : "the dense sum over all experts of the source's weights"));
 }
 
 Status RunAll(const NumbersContext& context, const InstrumentedSource& source) {

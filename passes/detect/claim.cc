@@ -393,12 +393,15 @@ class CandidateProof {
     if (const Node* guard = ForeignGuard(claim)) return Refused("a guard among the experts must be of the chosen ids", guard);
     if (match.weights_scale != 1.0) match.layer.router["expert_scale"] = fmt::format("{}", match.weights_scale);
     if (match.identity_experts > 0) match.layer.router["identity_experts"] = std::to_string(match.identity_experts);
-    if (const auto capacity = match.layer.router.find("capacity"); capacity != match.layer.router.end()) {
+    match.capacity_tests = FindCapacityTests(router_, claim.cut.choice, claim.cut.weights);
+    // What counts second choices behind the first is for who knows the family (names.h).
+    const bool fixed = match.layer.router.contains("capacity") && !match.layer.router.contains("second_choices");
+    if (fixed) {
       match.layer.notes.push_back(
           fmt::format("a token too many for its expert is dropped: the router compares a count of each expert's tokens with {}, a "
                       "constant of the file; where its author computed that from the number of tokens, the file is right only for "
                       "as many as the trace's example had, or for fewer",
-                      capacity->second));
+                      match.layer.router.at("capacity")));
     }
     match.layer.consumed_modules = FindConsumedModules(*context_.self, context_.path, match.layer);
     match.layer.shared_experts = FindSharedExperts(claim);

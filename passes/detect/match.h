@@ -41,6 +41,7 @@ struct BlockMatch {
   // one choice, no last one; the rewrite reshapes tokens to [-1, H], ids and weights to [-1, k], and combine's result to the
   // shape of tokens.
   bool flatten = false;
+  std::vector<torch::jit::Node*> capacity_tests;  // of the router: count < constant
   std::vector<torch::jit::Node*> consumed;  // nodes that must be gone after the rewrite
   std::vector<ExpertFfn> rebuilt;           // of a rebuilt layer: its experts by number, or one with stacked weights
 };

@@ -29,6 +29,9 @@ struct ExpertTensor {
   std::vector<at::Tensor> sources;  // one a part; storages map the archive, nothing is read
 };
 
+// The router's "capacity" where the file's was the trace's example's: as many as there are tokens, so that none is dropped.
+inline constexpr char kCapacityOfTokens[] = "tokens";
+
 struct MoeLayer {
   std::string path;        // module path of the block, "" for the root
   std::string class_name;  // the block's class, without mangling
@@ -41,7 +44,7 @@ struct MoeLayer {
   std::string activation;  // contract/activation.h
   std::vector<double> activation_args;
   bool weights_on_input = false;
-  std::map<std::string, std::string> router;  // "scores": "softmax", "renorm": "true", ...
+  std::map<std::string, std::string> router;  // "scores": "softmax", "renorm": "true", ... (router.h)
   std::vector<ExpertTensor> tensors;
   std::vector<std::string> shared_experts;    // module paths below the block, left where they are
   std::vector<std::string> consumed_modules;  // module paths relative to the block that only the experts used ("experts")

@@ -121,10 +121,41 @@ std::vector<std::string> FindConsumedModules(const Module& self, const std::stri
   return found;
 }
 
+namespace {
+
+// The family of which this is the block's class, or the whole model's where all of it is one graph.
+const Preset* FamilyOfClass(const std::string& class_name) {
+  for (const Preset& preset : PresetRegistry::Builtin().presets()) {
+    const auto& models = preset.model_classes;
+    if (preset.block.Matches(class_name) || std::find(models.begin(), models.end(), class_name) != models.end()) return &preset;
+  }
+  return nullptr;
+}
+
+// Of a capacity where second choices are counted behind the first, which every known model makes from the number of tokens: the
+// constant of a trace is its example's.
+std::optional<Miss> SettleCapacity(MoeLayer& layer) {
+  const auto capacity = layer.router.find("capacity");
+  if (capacity == layer.router.end() || !layer.router.contains("second_choices")) return std::nullopt;
+  const std::string baked =
+      fmt::format("baked: the capacity of its router, {} tokens an expert, may be that of the trace's example", capacity->second);
+  const Preset* family = FamilyOfClass(layer.class_name);
+  if (!family || !family->facts.router.contains("capacity") || family->facts.router.at("capacity") != kCapacityOfTokens) {
+    return Refuse(layer.path, baked + ", and no preset of its class says how it follows from the number of tokens");
+  }
+  layer.notes.push_back(baked + "; rebuilt without it; assumed: the capacity is the number of tokens, so that none is dropped");
+  layer.rebuilt += (layer.rebuilt.empty() ? "" : "; ") + baked;
+  capacity->second = kCapacityOfTokens;
+  return std::nullopt;
+}
+
+}  // namespace
+
 std::optional<Miss> NameLayer(const Module& self, const DetectOptions& options, MoeLayer& layer) {
   const BlockNames names = NamesOf(self);
   layer.class_name = BareClassName(names.class_name);
   std::optional<FamilyMatch> family = PresetRegistry::Builtin().MatchFamily(names);
+  if (auto miss = SettleCapacity(layer)) return miss;
   if (options.preset) family = FamilyMatch{options.preset, true};
   if (!family) return std::nullopt;
   layer.family = family->preset->name;

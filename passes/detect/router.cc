@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <unordered_set>
 
 #include "passes/detect/ir.h"
@@ -149,18 +150,23 @@ std::vector<std::vector<Router>> FindRouters(Graph& graph, const WeightFinder& w
 
 namespace {
 
-// The nodes on the way from `value` back to `until`, by first inputs and the factors' and quotients' data.
+// The nodes on the way from `value` back to those that stop it.
 template <typename Visit>
-void WalkBack(const Value* value, const Node* until, Visit visit) {
+void WalkBack(const Value* value, const std::function<bool(const Node*)>& stops, Visit visit) {
   std::deque<const Node*> queue = {value->node()};
   std::unordered_set<const Node*> seen;
   while (!queue.empty() && seen.size() < kMostRouterNodes) {
     const Node* node = queue.front();
     queue.pop_front();
-    if (node == until || node->kind() == prim::Param || !seen.insert(node).second) continue;
+    if (stops(node) || node->kind() == prim::Param || !seen.insert(node).second) continue;
     visit(node);
     for (const Value* input : node->inputs()) queue.push_back(input->node());
   }
+}
+
+template <typename Visit>
+void WalkBack(const Value* value, const Node* until, Visit visit) {
+  WalkBack(value, std::function([until](const Node* node) { return node == until; }), visit);
 }
 
 bool IsStored(const Value* value) {
@@ -186,12 +192,18 @@ void DescribeGrouping(const Node* view, std::map<std::string, std::string>& fact
   if (groups) facts["num_groups"] = fmt::to_string(*groups);
 }
 
+// True if a node of this kind makes the count that a test compares, from what was chosen.
+bool CountsBy(const Node* test, c10::Symbol kind, const Node* gate) {
+  bool found = false;
+  const std::function stops = [&](const Node* node) { return node == gate || MayChoose(node); };
+  WalkBack(test->input(0), stops, [&](const Node* above) { found |= above->kind() == kind; });
+  return found;
+}
+
 // %kept = aten::lt(%count, C) or aten::le(%count, C), where %count is made by aten::cumsum.
-std::optional<double> CapacityAt(const Node* node, const Node* gate) {
-  if (node->kind() != aten::lt && node->kind() != aten::le) return std::nullopt;
-  bool counts = false;
-  WalkBack(node->input(0), gate, [&](const Node* above) { counts |= above->kind() == aten::cumsum; });
-  return counts ? ConstNumber(node->input(1)) : std::nullopt;
+bool IsCapacityTest(const Node* node, const Node* gate) {
+  if (node->kind() != aten::lt && node->kind() != aten::le) return false;
+  return ConstNumber(node->input(1)) && CountsBy(node, aten::cumsum, gate);
 }
 
 }  // namespace
@@ -217,13 +229,24 @@ std::map<std::string, std::string> DescribeRouter(const Router& router, const Va
     const auto factor = node->kind() == aten::mul || node->kind() == aten::mul_ ? ConstNumber(node->input(1)) : std::nullopt;
     if (factor) facts["scale"] = fmt::format("{}", *factor);
   });
+  for (const Node* test : FindCapacityTests(router, choice, weights)) {
+    facts["capacity"] = fmt::format("{}", *ConstNumber(test->input(1)));
+    // All first choices are added up.
+    if (CountsBy(test, aten::sum, router.gate)) facts["second_choices"] = "last";
+  }
+  return facts;
+}
+
+std::vector<Node*> FindCapacityTests(const Router& router, const Value* choice, const Value* weights) {
+  std::vector<Node*> tests;
   for (const Value* value : {choice, weights}) {
     if (!value) continue;
     WalkBack(value, router.gate, [&](const Node* node) {
-      if (const auto capacity = CapacityAt(node, router.gate)) facts["capacity"] = fmt::format("{}", *capacity);
+      if (IsCapacityTest(node, router.gate) && std::find(tests.begin(), tests.end(), node) == tests.end())
+        tests.push_back(const_cast<Node*>(node));
     });
   }
-  return facts;
+  return tests;
 }
 
 }  // namespace autoep

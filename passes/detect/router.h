@@ -40,8 +40,13 @@ std::vector<std::vector<Router>> FindRouters(torch::jit::Graph& graph, const Wei
 // MoeLayer::router: "scores" softmax, sigmoid or none, before the choice; "renorm" true, false, or softmax where the weights
 // are a softmax over the chosen; "scale"; "bias" true where a stored tensor is added for the choice alone; "groups" true, then
 // with "num_groups" and "top_groups", how many of them stay, where the graph holds the numbers; "capacity" where a count of each
-// expert's tokens is compared with a constant: that. `choice` may be null.
+// expert's tokens is compared with a constant: that; then "second_choices" "last" where those are counted behind all first ones.
+// `choice` may be null.
 std::map<std::string, std::string> DescribeRouter(const Router& router, const torch::jit::Value* choice,
                                                   const torch::jit::Value* weights);
+
+// The comparisons of a count with a capacity that are on the way from the gate to the choice and its weights.
+std::vector<torch::jit::Node*> FindCapacityTests(const Router& router, const torch::jit::Value* choice,
+                                                 const torch::jit::Value* weights);
 
 }  // namespace autoep

@@ -16,6 +16,7 @@
 #include "passes/normalize/simplify.h"
 #include "passes/repack/plan.h"
 #include "passes/rewrite/blocks.h"
+#include "passes/rewrite/capacity.h"
 #include "passes/rewrite/dense_experts.h"
 #include "passes/rewrite/routes.h"
 
@@ -79,6 +80,7 @@ Status Instrument(MoeModel& model, const std::vector<MoeLayer>& layers) {
         block.objects[i].register_attribute(AttributeName(m), c10::StringType::get(), names[matched.layers[i]]);
       }
       Record(block, matched.match, AttributeName(m));
+      LiftCapacity(*block.graph, matched.match, layers[matched.layers[0]]);
     }
     ReplaceRebuilt(block);
     block.graph->lint();

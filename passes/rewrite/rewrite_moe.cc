@@ -12,6 +12,7 @@
 #include "passes/normalize/simplify.h"
 #include "passes/pipeline.h"
 #include "passes/rewrite/blocks.h"
+#include "passes/rewrite/capacity.h"
 #include "passes/rewrite/ep_ops.h"
 
 namespace autoep {
@@ -113,6 +114,7 @@ class RewriteMoe : public Pass {
     };
     for (MatchedLayer& matched : block.matches) {
       BlockMatch match = matched.match;
+      LiftCapacity(*block.graph, match, Planned(matched.layers[0]).layer);
       for (Value** value : {&match.tokens, &match.ids, &match.mask, &match.weights}) follow(*value);
       Value* out = InsertEpOps(*block.graph, match, Planned(matched.layers[0]));
       match.out->replaceAllUsesAfterNodeWith(match.insert_after, out);

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from e2e import manifest, tool
 from e2e.cases import Case
-from models import corpus
+from models import corpus, renamed
 
 NO_MOE = 4
 SHAPES = ["2x12", "1x1"]
@@ -31,8 +31,8 @@ BAKED = {
 BOUND = "mixtral-v5-grouped-1x12-lm"
 
 
-def check_run(directory, models, model: str, tmp_path) -> None:
-    for shape in SHAPES:
+def check_run(directory, models, model: str, tmp_path, shapes=SHAPES) -> None:
+    for shape in shapes:
         output = tmp_path / f"{shape}.safetensors"
         tool.succeed("run", directory, "--inputs", models.inputs(model, shape), "-o", output)
         found, expected = load_file(output)["output.0"], load_file(models.outputs(model, shape))["output.0"]
@@ -71,11 +71,24 @@ def test_without_the_pass_the_limit_is_said(models, tmp_path):
     assert any("batch of 1 only" in limit for limit in manifest.read(tmp_path / "bound")["limits"])
 
 
-def test_a_capacity_that_the_trace_made_a_constant_is_said(models, conversions):
-    """NLLB computes it from the number of tokens, 4 x 64 in the trace's example."""
-    model = "nllb_moe-v4-eager-4x64-block"
-    assert "capacity 256" in tool.succeed("inspect", models[model]).out
-    assert any("tokens with 256, a constant of the file" in limit for limit in manifest.read(conversions[Case(model, 2)])["limits"])
+def test_a_capacity_that_the_trace_took_from_its_example_is_lifted(models, conversions, tmp_path):
+    """NLLB computes it from the number of tokens, 12 in the trace's example."""
+    model = "nllb_moe-v4-eager-1x12-lm"
+    source = torch.jit.load(models[model])
+    assert corpus.verdict(source, str(models.folder / f"{model}.2x33")) == "wrong"
+    assert "capacity tokens" in tool.succeed("inspect", models[model]).out
+    made = manifest.read(conversions[Case(model, 2)])
+    assert all("12 tokens an expert, may be that of the trace's example" in layer["rebuilt"] for layer in made["layers"])
+    assert sum("assumed: the capacity is the number of tokens" in limit for limit in made["limits"]) == len(made["layers"]) == 2
+    check_run(conversions[Case(model, 2)], models, model, tmp_path, [*SHAPES, "2x33"])
+    found = tool.succeed("verify", conversions[Case(model, 2)], "--source", models[model], "--json").json()
+    assert found["max_error"] <= 2e-5 and "without a router's capacity" in found["notes"][0]
+
+
+def test_a_capacity_of_no_known_family_is_refused(models, tmp_path):
+    other = renamed.rename(models["nllb_moe-v4-eager-4x64-block"], tmp_path / "renamed.pt", seed=1)
+    sentence = tool.fails(NO_MOE, "convert", other, "--ep-size", 2, "-o", tmp_path / "out")
+    assert "baked: the capacity of its router, 256 tokens an expert" in sentence
 
 
 def test_a_baked_block_with_such_a_capacity_is_refused(models, tmp_path):

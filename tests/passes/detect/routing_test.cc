@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "passes/detect/detect.h"
 #include "passes/detect/ir.h"
 #include "tests/passes/detect/blocks.h"
 
@@ -182,6 +183,28 @@ TEST(RoutingMatch, AMaskWithCapacity) {
   EXPECT_EQ(match->layer.router.at("capacity"), "4");
   ASSERT_EQ(match->layer.notes.size(), 1u);
   EXPECT_THAT(match->layer.notes[0], ::testing::HasSubstr("tokens with 4, a constant of the file"));
+}
+
+TEST(RoutingMatch, ACapacityWithSecondChoicesBehindTheFirstIsTheExamples) {
+  const auto block = MakeBlock(Replace(Capacity(), "torch.cumsum(one, 0) <= 4", "torch.cumsum(one, 0) + one.sum(0, True) <= 4"));
+  const Matched matched = Match(block);
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_EQ(match->layer.router.at("second_choices"), "last");
+  EXPECT_EQ(match->capacity_tests.size(), 1u);
+  EXPECT_TRUE(match->layer.notes.empty());
+  const Detection detection = Detect(block);
+  EXPECT_TRUE(detection.layers.empty());
+  ASSERT_EQ(detection.refusals.size(), 1u);
+  EXPECT_THAT(detection.refusals[0].predicate, ::testing::HasSubstr("4 tokens an expert, may be that of the trace's example, and no preset"));
+}
+
+TEST(RoutingMatch, ASumBeforeTheChoiceIsNoCountOfFirstChoices) {
+  const Matched matched = Match(MakeBlock(Replace(Capacity(), "argmax(scores, -1)", "argmax(scores / scores.sum(-1, True), -1)")));
+  const BlockMatch* match = Only(matched);
+  ASSERT_NE(match, nullptr);
+  EXPECT_FALSE(match->layer.router.contains("second_choices"));
+  EXPECT_EQ(match->layer.notes.size(), 1u);
 }
 
 TEST(RoutingMatch, ACapacityOfTheTokensThatAreThereIsNoLimit) {
