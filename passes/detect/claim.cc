@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One candidate sum: which values enter its region, the proof, and what of the graph the experts' ops will replace.
+// One candidate sum: which values enter its region, and the proof.
 #include "passes/detect/claim.h"
 
 #include <fmt/format.h>
@@ -8,13 +8,14 @@
 #include <exception>
 #include <map>
 #include <random>
+#include <set>
 #include <utility>
+#include <variant>
 
-#include "passes/detect/consumed.h"
-#include "passes/detect/guards.h"
+#include "passes/detect/describe.h"
 #include "passes/detect/ir.h"
-#include "passes/detect/names.h"
 #include "passes/detect/proof.h"
+#include "passes/detect/token_chain.h"
 #include "plugin/io/text.h"
 
 namespace autoep {
@@ -26,39 +27,6 @@ namespace aten = c10::aten;
 namespace prim = c10::prim;
 
 namespace {
-
-// Ops that keep or pick token rows: the first input holds the tokens.
-bool KeepsRows(const Node* node) {
-  switch (node->kind()) {
-    case aten::to:
-    case aten::view:
-    case aten::reshape:
-    case aten::flatten:
-    case aten::unsqueeze:
-    case aten::squeeze:
-    case aten::expand:
-    case aten::repeat:
-    case aten::repeat_interleave:
-    case aten::contiguous:
-    case aten::detach:
-    case aten::clone:
-    case aten::index:
-    case aten::index_select:
-    case aten::masked_select:
-    case aten::slice:
-    case aten::narrow:
-    case aten::select:
-    case aten::split:
-    case aten::chunk:
-    case aten::unbind:
-    case prim::ListUnpack:
-      return true;
-    default:
-      static const std::set<c10::Symbol> others = {aten::view_as, aten::reshape_as, aten::type_as,
-                                                   aten::gather,  aten::alias,      c10::Symbol::fromQualString("aten::expand_as")};
-      return others.contains(node->kind()) || MatchGuard(node);
-  }
-}
 
 std::string FirstLine(const std::exception& error) {
   const auto* from_torch = dynamic_cast<const c10::Error*>(&error);
@@ -77,7 +45,10 @@ class CandidateProof {
         rebuilding_(rebuilding) {}
 
   ClaimResult Prove() {
-    FindTokens();
+    const ExpertFfn& unit = units_.units[*std::min_element(candidate_.units.begin(), candidate_.units.end())];
+    hidden_ = unit.hidden();
+    dtype_ = unit.dtype();
+    chain_ = FindTokenChain(unit, *context_.graph, flow_, router_);
     if (chain_.empty()) return Refused("the experts must read tokens of the graph's own");
     for (const int rank : {3, 2}) {
       root_rank_ = rank;
@@ -95,40 +66,6 @@ class CandidateProof {
     result.far = far;
     result.proved = hard_;
     return result;
-  }
-
-  // From an expert's rows back to where they come from, through what keeps or picks rows.
-  void FindTokens() {
-    const ExpertFfn& unit = units_.units[*std::min_element(candidate_.units.begin(), candidate_.units.end())];
-    hidden_ = unit.hidden();
-    dtype_ = unit.dtype();
-    Value* value = unit.rows;
-    while (true) {
-      const Node* node = value->node();
-      const bool top = node->kind() == prim::Param ? flow_.StepOf(value) < 0 : node->owningBlock() == context_.graph->block();
-      if (top) chain_.push_back(value);
-      Value* rows = RowsOf(value->node());
-      if (!rows) break;
-      value = rows;
-    }
-    if (!chain_.empty() && chain_.back() != value) chain_.clear();
-  }
-
-  // What a node takes rows from, or null. Of factors behind the gate, the one that does not come from it: weights may act on
-  // the input. A parameter holds no rows: a norm may stand behind the gate too.
-  Value* RowsOf(Node* node) const {
-    if (KeepsRows(node)) return node->input(0);
-    if (flow_.StepOf(node) < flow_.StepOf(router_.gate)) return nullptr;
-    std::vector<Value*> factors;
-    if (node->kind() == aten::mul || node->kind() == aten::mul_) factors = {node->input(0), node->input(1)};
-    if (node->kind() == aten::einsum) factors = ListElements(node->input(1));
-    for (Value* factor : factors) {
-      Value* made = factor;
-      while (KeepsRows(made->node())) made = made->node()->input(0);
-      const bool constant = made->node()->kind() == prim::GetAttr || made->node()->kind() == prim::Constant;
-      if (!constant && flow_.StepOf(made) < flow_.StepOf(router_.gate)) return factor;
-    }
-    return nullptr;
   }
 
   // How many experts a token of a baked loop has. Of a table or a mask, the best one: a mask of more is made by counting, up to a
@@ -356,144 +293,16 @@ class CandidateProof {
       return Refused("dispatch and combine must work for every number of tokens and every choice of experts: " + FirstLine(error));
     }
     hard_ = true;
-    if (claim.weights_on_input && !AnswersZeroWithZero(*experts[0])) {
-      return Refused("experts whose input is weighted must have no biases and no factor");
-    }
-    return Finish(claim, experts, facts);
-  }
-
-  // So that experts that are not chosen add nothing. All activations are 0 at 0.
-  static bool AnswersZeroWithZero(const ExpertFfn& expert) {
-    return !expert.up.projection.bias && !expert.down.bias && (!expert.gate || !expert.gate->projection.bias) &&
-           expert.scale == 1.0;
-  }
-
-  ClaimResult Finish(const Claim& claim, const std::vector<const ExpertFfn*>& experts, std::map<std::string, std::string> facts) {
+    auto described = DescribeBlock(context_, candidate_, claim, shapes_, experts, facts, rebuilding_ != nullptr);
     ClaimResult result;
-    BlockMatch match;
-    match.layer.path = context_.path;
-    match.layer.top_k = claim.cut.top_k;
-    match.layer.weights_on_input = claim.weights_on_input;
-    match.layer.router = std::move(facts);
-    if (auto refusal = FillLayer(context_, router_, experts, match.layer)) {
-      result.refusal = *std::move(refusal);
-      result.proved = true;
-      return result;
+    result.proved = true;
+    if (auto* miss = std::get_if<Miss>(&described)) {
+      result.refusal = std::move(*miss);
+    } else {
+      result.match = std::get<BlockMatch>(std::move(described));
+      result.shown_identity = shown_identity_;
     }
-    if (match.layer.top_k > match.layer.num_experts) {
-      return Refused("a token must not choose more experts than there are with weights");
-    }
-    match.weights_scale = experts[0]->scale;
-    match.identity_experts = router_.num_experts - match.layer.num_experts;
-    for (const int step : claim.steps) {
-      const Node* node = flow_.NodeAt(step);
-      const bool clamps = IsClamp(node) && MatchGuard(node);
-      if (clamps && !GuardsOnly(node)) return Refused("ids may not be cut off below the number of experts", node);
-    }
-    if (const Node* guard = ForeignGuard(claim)) return Refused("a guard among the experts must be of the chosen ids", guard);
-    if (match.weights_scale != 1.0) match.layer.router["expert_scale"] = fmt::format("{}", match.weights_scale);
-    if (match.identity_experts > 0) match.layer.router["identity_experts"] = std::to_string(match.identity_experts);
-    match.capacity_tests = FindCapacityTests(router_, claim.cut.choice, claim.cut.weights);
-    // What counts second choices behind the first is for who knows the family (names.h).
-    const bool fixed = match.layer.router.contains("capacity") && !match.layer.router.contains("second_choices");
-    if (fixed) {
-      match.layer.notes.push_back(
-          fmt::format("a token too many for its expert is dropped: the router compares a count of each expert's tokens with {}, a "
-                      "constant of the file; where its author computed that from the number of tokens, the file is right only for "
-                      "as many as the trace's example had, or for fewer",
-                      match.layer.router.at("capacity")));
-    }
-    match.layer.consumed_modules = FindConsumedModules(*context_.self, context_.path, match.layer);
-    match.layer.shared_experts = FindSharedExperts(claim);
-    match.tokens = tokens_;
-    match.routing = claim.cut.routing;
-    match.ids = claim.cut.routing == Routing::kPairs ? claim.cut.choice : claim.cut.ids;
-    if (claim.cut.routing == Routing::kMask) match.mask = claim.cut.choice;
-    match.weights = claim.cut.weights;
-    match.one_weight = match.mask && claim.cut.weights_rows.columns <= 1;
-    match.out = candidate_.value;
-    match.insert_after = flow_.NodeAt(candidate_.step);
-    match.out_dtype = shapes_.at(candidate_.value).dtype;
-    if (rebuilding_) {
-      for (const ExpertFfn* expert : experts) match.rebuilt.push_back(*expert);
-    }
-    const auto flat = [](const RowShape& rows) { return !rows.batched && rows.columns > 0; };
-    match.flatten = shapes_.at(tokens_).sizes.size() != 2 || !flat(claim.cut.weights_rows) ||
-                    (claim.cut.choice && !flat(claim.cut.choice_rows));
-    for (const Value* given : {match.tokens, match.ids, match.mask, match.weights}) {
-      if (const Node* writer = given ? WriterAfterRead(given, claim.steps) : nullptr) {
-        return Refused("what enters the experts must not be changed in place before their sum", writer);
-      }
-    }
-    ConsumedNodes consumed = FindConsumed(flow_, units_, claim.steps, {candidate_.value, candidate_.step}, tokens_);
-    if (consumed.kept) return Refused("what the experts compute must be used by their sum alone", consumed.kept);
-    match.consumed = std::move(consumed.nodes);
-    result.match = std::move(match);
-    result.shown_identity = shown_identity_;
     return result;
-  }
-
-  // Modules that hold a feed-forward of the same tokens that is none of the experts'.
-  std::vector<std::string> FindSharedExperts(const Claim& claim) const {
-    std::vector<std::string> found;
-    const std::set<int> experts(claim.units.begin(), claim.units.end());
-    for (const auto& [node, index] : units_.by_output) {
-      const ExpertFfn& unit = units_.units[index];
-      const std::string module = CommonModule(unit.up.projection.weight.name, unit.down.weight.name);
-      if (!experts.contains(units_.expert[index]) && !module.empty() && RootOfRows(unit.rows) == chain_.back())
-        found.push_back(module);
-    }
-    std::sort(found.begin(), found.end());
-    return found;
-  }
-
-  // "shared.up.weight" and "shared.down.weight": "shared".
-  static std::string CommonModule(const std::string& a, const std::string& b) {
-    const size_t same = std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
-    const size_t dot = a.rfind('.', same);
-    return same == 0 || dot == std::string::npos || dot > same ? "" : a.substr(0, dot);
-  }
-
-  static Value* RootOfRows(Value* rows) {
-    while (KeepsRows(rows->node())) rows = rows->node()->input(0);
-    return rows;
-  }
-
-  // Inside of an expert, where no trial runs it.
-  const Node* ForeignGuard(const Claim& claim) const {
-    for (const int step : claim.steps) {
-      const auto inside = units_.by_step.find(step);
-      if (inside == units_.by_step.end()) continue;
-      for (const int unit : inside->second) {
-        const auto& nodes = units_.units[unit].nodes;
-        const auto foreign = [&](const Node* node) { return MatchGuard(node) && !GuardsOnly(node); };
-        const auto found = std::find_if(nodes.begin(), nodes.end(), foreign);
-        if (found != nodes.end()) return *found;
-      }
-    }
-    return nullptr;
-  }
-
-  // Changes nothing, whatever the router chooses.
-  bool GuardsOnly(const Node* node) const {
-    const auto guard = MatchGuard(node);
-    return guard && guard->ids == router_.ids && guard->bound >= router_.num_experts;
-  }
-
-  // A step that writes to `given` between the region's first read of it and the sum, or null.
-  const Node* WriterAfterRead(const Value* given, const std::set<int>& steps) const {
-    const GraphFlow::Root root = flow_.RootOf(given);
-    const auto reads = [&](int step) {
-      const auto values = StepReads(step, flow_, units_);
-      return std::any_of(values.begin(), values.end(), [&](const Value* read) { return flow_.RootOf(read) == root; });
-    };
-    const auto first = std::find_if(steps.begin(), steps.end(), reads);
-    if (first == steps.end()) return nullptr;
-    for (const int writer : flow_.Writers(root)) {
-      const bool between = writer > flow_.StepOf(given) && writer >= *first && writer <= candidate_.step;
-      if (between && !GuardsOnly(flow_.NodeAt(writer))) return flow_.NodeAt(writer);
-    }
-    return nullptr;
   }
 
   const MatchContext& context_;
