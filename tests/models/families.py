@@ -145,6 +145,7 @@ _ONE_IMPLEMENTATION = ("llama4", "dbrx", "longcat_flash", "switch_transformers",
 # Freezing is not a family's matter; one of each form shows it.
 _FROZEN = ("mixtral", "qwen2_moe", "deepseek_v3", "gpt_oss", "olmoe", "jamba", "llama4", "nemotron_h", "granitemoe")
 _SCRIPTABLE = ("dbrx",)
+_COUNTED = ("nllb_moe",)  # a capacity that is computed from the number of tokens
 _PARTLY_BAKED = ("dots1",)  # on an example that leaves out experts of one layer and none of another
 
 
@@ -180,6 +181,9 @@ def _transformers4(family: Family) -> dict[str, Spec]:
     if family.traced_whole:
         build = partial(lm, family.name, 4, None, ALL_HIT)
         forms["v4-eager-4x64-lm"] = Spec(f"{family.name} of transformers 4, example 4x64", build, 4, checked=False)
+    if family.name in _COUNTED:
+        build = partial(lm, family.name, 4, None, (1, 12))
+        forms["v4-eager-1x12-lm"] = Spec(f"{family.name} of transformers 4, example 1x12", build, 4, checked=False)
     return forms
 
 
