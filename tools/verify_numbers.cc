@@ -203,11 +203,10 @@ void NoteRebuilt(const contract::Manifest& manifest, VerifyReport* report) {
     const auto capacity = layer.router.find("capacity");
     return capacity != layer.router.end() && capacity->second == kCapacityOfTokens;
   });
-  report->notes.push_back(
-      fmt::format("{} of {} were rebuilt because the source is wrong there: they were compared with {} in the source's place",
-                  rebuilt, Plural(manifest.layers.size(), "layer"),
-                  lifted ? "what the source computes without a router's capacity"
-                         : "the dense sum over all experts of the source's weights"));
+  report->notes.push_back(fmt::format(
+      "{} of {} were rebuilt because the source is wrong there: they were compared with {} in the source's place", rebuilt,
+      Plural(manifest.layers.size(), "layer"),
+      lifted ? "what the source computes without a router's capacity" : "the dense sum over all experts of the source's weights"));
 }
 
 Status RunAll(const NumbersContext& context, const InstrumentedSource& source) {

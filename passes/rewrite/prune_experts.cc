@@ -91,7 +91,10 @@ class Pruner {
  public:
   // With `candidates` of all layers: what they give up.
   Pruner(MoeModel& model, const PassContext& context, const std::vector<std::vector<Candidate>>& candidates)
-      : model_(model), index_(model.module), given_up_(GivenUp(model, candidates)), usage_(index_, Holders(), context.called_functions) {}
+      : model_(model),
+        index_(model.module),
+        given_up_(GivenUp(model, candidates)),
+        usage_(index_, Holders(), context.called_functions) {}
 
   // The names dropped.
   std::vector<std::string> Drop(const std::vector<Candidate>& candidates) {

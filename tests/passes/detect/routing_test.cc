@@ -196,7 +196,8 @@ TEST(RoutingMatch, ACapacityWithSecondChoicesBehindTheFirstIsTheExamples) {
   const Detection detection = Detect(block);
   EXPECT_TRUE(detection.layers.empty());
   ASSERT_EQ(detection.refusals.size(), 1u);
-  EXPECT_THAT(detection.refusals[0].predicate, ::testing::HasSubstr("4 tokens an expert, may be that of the trace's example, and no preset"));
+  EXPECT_THAT(detection.refusals[0].predicate,
+              ::testing::HasSubstr("4 tokens an expert, may be that of the trace's example, and no preset"));
 }
 
 TEST(RoutingMatch, ASumBeforeTheChoiceIsNoCountOfFirstChoices) {
