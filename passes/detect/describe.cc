@@ -8,6 +8,7 @@
 #include <set>
 #include <utility>
 
+#include "passes/detect/capacity_trial.h"
 #include "passes/detect/consumed.h"
 #include "passes/detect/guards.h"
 #include "passes/detect/ir.h"
@@ -43,6 +44,7 @@ class Description {
     if (auto miss = FillWhatIsComputed(match)) return *std::move(miss);
     if (auto miss = CheckGuards()) return *std::move(miss);
     AddRouterFacts(match);
+    if (auto miss = CheckCapacity(match)) return *std::move(miss);
     match.layer.consumed_modules = FindConsumedModules(*context_.self, context_.path, match.layer);
     match.layer.shared_experts = FindSharedExperts();
     FillValues(match);
@@ -96,6 +98,19 @@ class Description {
                     "constant of the file; where its author computed that from the number of tokens, the file is right only for "
                     "as many as the trace's example had, or for fewer",
                     facts.at("capacity")));
+  }
+
+  // Else it is none that anyone could know how to do without.
+  std::optional<Miss> CheckCapacity(const BlockMatch& match) const {
+    if (!match.layer.router.contains("second_choices")) return std::nullopt;
+    const auto logits = shapes_.find(router_.gate->output());
+    const bool counts =
+        logits != shapes_.end() && CountsTokens(claim_.stage, flow_, match.capacity_tests, logits->second.sizes.size());
+    if (counts) return std::nullopt;
+    return Refused(
+        "a capacity that counts second choices behind the first must drop a token where there are more than it says, and only "
+        "there",
+        match.capacity_tests.front());
   }
 
   void FillValues(BlockMatch& match) const {

@@ -151,10 +151,15 @@ void MatchGate(const MatchContext& context, const std::vector<Router>& routers, 
     return;
   }
   if (MatchBaked(context, routers, outcome)) return;
+  const auto proved = std::find_if(attempts.begin(), attempts.end(), [](const Attempt& each) { return each.proved && each.refusal; });
+  if (proved != attempts.end()) {
+    outcome.refusals.push_back(*std::move(proved->refusal));
+    return;
+  }
   for (size_t i = 0; i < routers.size(); ++i) {
     const Router& router = routers[i];
     if (!router.ids) continue;
-    const bool baked = !attempts[i].proved && FindBakedHits(router, *context.flow);
+    const bool baked = FindBakedHits(router, *context.flow);
     if (!attempts[i].refusal && !baked && !attempts[i].scan.met_experts) continue;
     const bool plain = attempts[i].refusal && !baked;
     outcome.refusals.push_back(plain ? *std::move(attempts[i].refusal) : DescribeMiss(context, router, attempts[i].scan));

@@ -53,6 +53,18 @@ std::string Capacity() {
          "\n    out = best.unsqueeze(-1) * out" + kTail;
 }
 
+// The best expert and the best of the others, as long as each has room; the second choices come behind all first ones.
+std::string TopTwoCapacity() {
+  return std::string(kHead) + R"(
+    one = torch.one_hot(torch.argmax(scores, -1), 6)
+    two = torch.one_hot(torch.argmax(scores.masked_fill(one.to(11), float("-inf")), -1), 6)
+    kept_one = one * (torch.cumsum(one, 0) - 1 < 4)
+    kept_two = two * (torch.cumsum(two, 0) - 1 + one.sum(0, True) < 4)
+    full = scores * kept_one + scores * kept_two
+    out = torch.zeros_like(x))" +
+         ForEachExpert(std::string(kExpert) + "\n    out = out + y * full[:, #:#+1]") + kTail;
+}
+
 // The best expert, then the best of the others.
 std::string TwoMaxima() {
   return std::string(kHead) + R"(
@@ -186,12 +198,13 @@ TEST(RoutingMatch, AMaskWithCapacity) {
 }
 
 TEST(RoutingMatch, ACapacityWithSecondChoicesBehindTheFirstIsTheExamples) {
-  const auto block = MakeBlock(Replace(Capacity(), "torch.cumsum(one, 0) <= 4", "torch.cumsum(one, 0) + one.sum(0, True) <= 4"));
+  const auto block = MakeBlock(TopTwoCapacity());
   const Matched matched = Match(block);
   const BlockMatch* match = Only(matched);
   ASSERT_NE(match, nullptr);
+  EXPECT_EQ(match->layer.router.at("capacity"), "4");
   EXPECT_EQ(match->layer.router.at("second_choices"), "last");
-  EXPECT_EQ(match->capacity_tests.size(), 1u);
+  EXPECT_EQ(match->capacity_tests.size(), 2u);
   EXPECT_TRUE(match->layer.notes.empty());
   const Detection detection = Detect(block);
   EXPECT_TRUE(detection.layers.empty());
@@ -294,6 +307,7 @@ TEST(RoutingMatch, ABiasAddedBehindAProductIsTheExperts) {
 std::vector<NearMiss> NearMisses() {
   const std::string differs = "the sum is not that of the chosen experts";
   const std::string own = "answered by a feed-forward of its own";
+  const std::string drops = "must drop a token where there are more than it says";
   return {
       {"TableOfAllExperts", Table(), "torch.zeros_like(scores).scatter(1, ids, top)", "scores * 2.0", ""},
       {"TableNotZeroElsewhere", Table(), "torch.zeros_like(scores).scatter", "torch.full_like(scores, 0.25).scatter", "must be one value"},
@@ -305,6 +319,11 @@ std::vector<NearMiss> NearMisses() {
       {"CapacityAddsTwice", Capacity(), "best.unsqueeze(-1) * out", "best.unsqueeze(-1) * out + out", "must be one value"},
       {"CapacityBeyondTrials", LoopSource(SparseExpert()), "torch.where(ids == 2)",
        "torch.where((ids == 2) & (torch.cumsum((ids == 2).to(4), 0) <= 100))", differs},
+      {"SecondChoicesOfTheFirstExperts", TopTwoCapacity(), "scores.masked_fill(one.to(11), float(\"-inf\"))", "scores", drops},
+      {"SecondChoicesWithMoreRoom", TopTwoCapacity(), "one.sum(0, True) < 4", "one.sum(0, True) < 5", drops},
+      {"SecondChoicesCountedTwice", TopTwoCapacity(), "(torch.cumsum(two, 0)", "(torch.cumsum(two * 2, 0)", drops},
+      {"FirstChoicesWithRoomForOneMore", TopTwoCapacity(), "one, 0) - 1 < 4", "one, 0) - 1 <= 4", drops},
+      {"FirstChoicesCountedFromOne", TopTwoCapacity(), "one, 0) - 1 < 4", "one, 0) < 4", drops},
       {"CapacityCountsAsMask", Capacity(), "(one * (torch.cumsum(one, 0) <= 4)).to(11)", "(torch.cumsum(one, 0) <= 4)", "must be one value"},
       {"MaximaShifted", TwoMaxima(), "w.reshape(-1).unsqueeze", "w.t().reshape(-1).unsqueeze", differs},
       {"MaximaOtherIds", TwoMaxima(), "self.down[flat]", "self.down[flat.flip([0])]", ""},
