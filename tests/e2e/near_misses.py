@@ -187,8 +187,8 @@ DENSE_BMM = _of(
 CAPACITY = _of(
     "switch_transformers-v4-eager-4x64-block",
     activation=(code(r"torch\.relu\(", "torch.celu("), ""),
-    extra_op=(code(r"(expert_2\.forward\(\w+\))", r"torch.mul(\1, 2)"), _ONE_VALUE),
-    shared_weights=(share("experts.expert_3.wi.weight", "experts.expert_2.wi.weight"), _ONE_VALUE),
+    extra_op=(code(r"(expert_2\.forward\(\w+\))", r"torch.mul(\1, 2)"), _SAME),
+    shared_weights=(share("experts.expert_3.wi.weight", "experts.expert_2.wi.weight"), _TWICE),
     missing_expert=(drop_expert(3, r"torch\.index_put_\((next_states2), \w+, \w+\)", r"\1"), "baked: the graph holds 7 of the router's 8 experts"),
     one_expert_twice=(code(r"torch\.select\((_\d+), 2, 5\)", r"torch.select(\1, 2, 4)"), "the choices' weights must be one value"),
 )
