@@ -190,7 +190,7 @@ CAPACITY = _of(
     extra_op=(code(r"(expert_2\.forward\(\w+\))", r"torch.mul(\1, 2)"), _SAME),
     shared_weights=(share("experts.expert_3.wi.weight", "experts.expert_2.wi.weight"), _TWICE),
     missing_expert=(drop_expert(3, r"torch\.index_put_\((next_states2), \w+, \w+\)", r"\1"), "baked: the graph holds 7 of the router's 8 experts"),
-    one_expert_twice=(code(r"torch\.select\((_\d+), 2, 5\)", r"torch.select(\1, 2, 4)"), "the choices' weights must be one value"),
+    one_expert_twice=(code(r"torch\.select\((_\d+), 2, 5\)", r"torch.select(\1, 2, 4)"), _ONE_VALUE),
 )
 
 ALL = GROUPED + BATCHED + GUARDED + LOOP + FLAT_LOOP + PARTS + INDEXED + SORTED_SLICES + DENSE_BMM + CAPACITY
