@@ -82,7 +82,8 @@ class CandidateProof {
 
   Stage MakeStage() const {
     const ServedExperts* served = rebuilding_ ? rebuilding_->served : nullptr;
-    return {context_.self, context_.graph, &units_, &router_, chain_.back(), root_rank_, hidden_, dtype_, served, Choices(), ShapeTokens()};
+    return {context_.self, context_.graph, &units_, &router_,  chain_.back(), root_rank_,
+            hidden_,       dtype_,         served,  Choices(), ShapeTokens()};
   }
 
   // The steps from root and gate to the sum. Where the gate reads something else than the root, down to the logits only. Where
@@ -176,7 +177,8 @@ class CandidateProof {
   }
 
   ClaimResult ProveCut(const Cut& cut) {
-    if (rebuilding_ && !router_.ids && cut.top_k != Choices()) return Refused("a token must have one expert where a mask says which");
+    if (rebuilding_ && !router_.ids && cut.top_k != Choices())
+      return Refused("a token must have one expert where a mask says which");
     ClosureOptions options;
     options.boundary = {chain_.back(), cut.weights};
     if (cut.choice) options.boundary.insert(cut.choice);

@@ -38,7 +38,9 @@ Miss DescribeMiss(const MatchContext& context, const Router& router, const ScanR
   if (apart && scan.met_experts && !scan.unknown && static_cast<int64_t>(distinct.size()) < router.num_experts) {
     return Refuse(context.path,
                   fmt::format("baked: the graph holds {} of the router's {} experts, so the file itself is wrong for inputs that "
-                              "choose the others", scan.units, router.num_experts), router.choice);
+                              "choose the others",
+                              scan.units, router.num_experts),
+                  router.choice);
   }
   if (scan.stop && !scan.unknown) {
     return Refuse(context.path,
@@ -135,7 +137,8 @@ void MatchGate(const MatchContext& context, const std::vector<Router>& routers, 
     // With fewer experts than logits, a choice by ids says all there is to say.
     if (!router.ids && IsShort(attempts, routers)) continue;
     if (!HasFixedCount(router)) {
-      outcome.refusals.push_back(Refuse(context.path, "the number of experts a token has must not depend on the input", router.choice));
+      outcome.refusals.push_back(
+          Refuse(context.path, "the number of experts a token has must not depend on the input", router.choice));
       return;
     }
     attempts.push_back(Try(context, router, router.num_experts));
@@ -151,7 +154,8 @@ void MatchGate(const MatchContext& context, const std::vector<Router>& routers, 
     return;
   }
   if (MatchBaked(context, routers, outcome)) return;
-  const auto proved = std::find_if(attempts.begin(), attempts.end(), [](const Attempt& each) { return each.proved && each.refusal; });
+  const auto proved =
+      std::find_if(attempts.begin(), attempts.end(), [](const Attempt& each) { return each.proved && each.refusal; });
   if (proved != attempts.end()) {
     outcome.refusals.push_back(*std::move(proved->refusal));
     return;
@@ -196,7 +200,8 @@ MatchOutcome MatchBlocks(const std::shared_ptr<Graph>& graph, const torch::jit::
   for (const std::vector<Router>& routers : gates) MatchGate(context, routers, outcome);
   // A maximum elsewhere (of attention, over its sinks) may have led to the same experts: it is no block's router.
   std::erase_if(outcome.refusals, [&](const Miss& miss) {
-    return std::any_of(outcome.matches.begin(), outcome.matches.end(), [&](const BlockMatch& match) { return Holds(match, miss.node); });
+    return std::any_of(outcome.matches.begin(), outcome.matches.end(),
+                       [&](const BlockMatch& match) { return Holds(match, miss.node); });
   });
   return outcome;
 }

@@ -25,16 +25,16 @@ enum class Routing {
 // A match in one prepared graph. Pointers live as long as the graph is not changed.
 struct BlockMatch {
   MoeLayer layer;
-  torch::jit::Value* tokens = nullptr;   // [T, H], what the experts read
+  torch::jit::Value* tokens = nullptr;  // [T, H], what the experts read
   Routing routing = Routing::kPairs;
-  torch::jit::Value* ids = nullptr;      // [T, k] int64; for a table or a mask where its entries are, or null: not known
-  torch::jit::Value* mask = nullptr;     // [T, E] bool, for Routing::kMask
-  torch::jit::Value* weights = nullptr;  // [T, k], [T, E], or one a token
-  bool one_weight = false;               // the latter, with a mask
-  double weights_scale = 1.0;      // multiplies what the experts answer; the rewrite puts it into the weights
-  int64_t identity_experts = 0;    // ids layer.num_experts and up: they answer the token itself
-  torch::jit::Value* out = nullptr;      // [T, H], the weighted sum over the choices; every use of it after
-                                         // `insert_after` is to read combine's result instead
+  torch::jit::Value* ids = nullptr;          // [T, k] int64; for a table or a mask where its entries are, or null: not known
+  torch::jit::Value* mask = nullptr;         // [T, E] bool, for Routing::kMask
+  torch::jit::Value* weights = nullptr;      // [T, k], [T, E], or one a token
+  bool one_weight = false;                   // the latter, with a mask
+  double weights_scale = 1.0;                // multiplies what the experts answer; the rewrite puts it into the weights
+  int64_t identity_experts = 0;              // ids layer.num_experts and up: they answer the token itself
+  torch::jit::Value* out = nullptr;          // [T, H], the weighted sum over the choices; every use of it after
+                                             // `insert_after` is to read combine's result instead
   torch::jit::Node* insert_after = nullptr;  // in the graph's top block; the EP ops go right behind it
   at::ScalarType out_dtype = at::kFloat;     // dtype of `out`; the rewrite casts combine's result where it differs
   // False: tokens, ids, weights and out are 2-D as said above. True: they may have more leading dimensions ([B, S, H]), or, with
@@ -42,8 +42,8 @@ struct BlockMatch {
   // shape of tokens.
   bool flatten = false;
   std::vector<torch::jit::Node*> capacity_tests;  // of the router: count < constant
-  std::vector<torch::jit::Node*> consumed;  // nodes that must be gone after the rewrite
-  std::vector<ExpertFfn> rebuilt;           // of a rebuilt layer: its experts by number, or one with stacked weights
+  std::vector<torch::jit::Node*> consumed;        // nodes that must be gone after the rewrite
+  std::vector<ExpertFfn> rebuilt;                 // of a rebuilt layer: its experts by number, or one with stacked weights
 };
 
 struct MatchOutcome {

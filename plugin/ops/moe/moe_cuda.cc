@@ -39,8 +39,8 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   const int64_t placed = call.placement.size(0);
   const bool gather = Gathers(call);
   // In one piece, for in a small call it is the host that takes time.
-  const at::Tensor numbers = at::empty({pairs * (1 + (gather ? 1 : 0) + (saved != nullptr ? 1 : 0)) + placed + 2},
-                                       call.ids.options().dtype(at::kInt));
+  const at::Tensor numbers =
+      at::empty({pairs * (1 + (gather ? 1 : 0) + (saved != nullptr ? 1 : 0)) + placed + 2}, call.ids.options().dtype(at::kInt));
   int64_t taken = 0;
   const auto take = [&](int64_t count) { return numbers.mutable_data_ptr<int32_t>() + std::exchange(taken, taken + count); };
   PairsOut out{};
@@ -63,8 +63,11 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
     const auto part = [&](const int32_t* from, int64_t count) {
       return numbers.narrow(0, from - numbers.const_data_ptr<int32_t>(), count);
     };
-    *saved = {done.hidden, part(out.short_order, pairs).view(call.ids.sizes()), part(out.ends, experts.gate_up.size(0)),
-              part(out.sorted, pairs), {}};
+    *saved = {done.hidden,
+              part(out.short_order, pairs).view(call.ids.sizes()),
+              part(out.ends, experts.gate_up.size(0)),
+              part(out.sorted, pairs),
+              {}};
   }
   const at::Tensor weights = call.weights ? call.weights->contiguous() : at::Tensor();
   const at::Tensor sum = call.out.defined() ? call.out : at::empty(x.sizes(), x.options().dtype(call.dtype));

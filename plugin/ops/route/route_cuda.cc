@@ -39,8 +39,7 @@ Dtypes DtypesOf(const at::Tensor& logits, const OptionalTensor& bias, const Rout
   return {score, choice, weight, options.dtype.value_or(weight)};
 }
 
-bool KernelSuits(const at::Tensor& logits, const OptionalTensor& bias, const RouteOptions& options,
-                 const Dtypes& dtypes) {
+bool KernelSuits(const at::Tensor& logits, const OptionalTensor& bias, const RouteOptions& options, const Dtypes& dtypes) {
   const auto narrow = [](at::ScalarType type) { return type == at::kFloat || type == at::kHalf || type == at::kBFloat16; };
   return narrow(logits.scalar_type()) && (!bias || narrow(bias->scalar_type())) && narrow(dtypes.score) && narrow(dtypes.weight) &&
          narrow(dtypes.out) && logits.size(-1) <= cuda::kMostRoutedExperts && options.num_groups <= cuda::kMostGroups &&

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A block as a converted model has it on one rank, to be scripted: TorchScript reads no postponed annotations, so it stands alone."""
+"""A block as a converted model has it on one rank, to be scripted; alone, for TorchScript reads no postponed annotations."""
 
 from typing import Final
 
