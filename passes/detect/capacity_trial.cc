@@ -23,10 +23,12 @@ constexpr int64_t kMostTokens = 1 << 16;
 
 at::Tensor Logits(int64_t tokens, int64_t experts, bool by_turns) {
   at::Tensor logits = at::zeros({tokens, experts});
-  for (int64_t t = 0; t < tokens; ++t) {
-    const int64_t best = by_turns ? t % 2 : 0;
-    logits.select(0, t).select(0, best).fill_(4.0);
-    logits.select(0, t).select(0, 1 - best).fill_(2.0);
+  logits.select(1, 0).fill_(4.0);
+  logits.select(1, 1).fill_(2.0);
+  if (by_turns) {
+    const at::Tensor odd = logits.slice(0, 1, std::nullopt, 2);
+    odd.select(1, 0).fill_(2.0);
+    odd.select(1, 1).fill_(4.0);
   }
   return logits;
 }

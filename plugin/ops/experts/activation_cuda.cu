@@ -86,21 +86,12 @@ __device__ S SumOverBlock(S value) {
   return total;
 }
 
-// As VisitActivation wants it: silu is a clamped_swiglu without limits.
-__device__ ActivationCall AsVisited(ActivationCall call) {
-  if (call.spec.kind != contract::Activation::kSilu) return call;
-  call.alpha = 1;
-  call.limit = INFINITY;
-  call.spec.shift = 0;
-  return call;
-}
-
 template <typename T, int W>
 struct Gradients {
   Vector<T, W> first, second, activated;  // of the gate, or of all; of up; and the activated values themselves times the factor
 };
 
-// Adds to `dot` what the row's columns have in common with grad.
+// Adds the sum of grad times the activated values to `dot`.
 template <typename T, int W>
 __device__ __forceinline__ Gradients<T, W> GradientsOf(const ActivationCall& call, const Vector<T, W>& grad,
                                                        const Vector<T, W>& first, const Vector<T, W>& second, Sum<T> factor,
@@ -129,6 +120,7 @@ __device__ __forceinline__ Gradients<T, W> GradientsOf(const ActivationCall& cal
   return out;
 }
 
+// `call` as AsVisited has it.
 template <typename T, int W>
 __global__ void Backward(ActivationCall call, const T* hidden, const T* grad, int64_t inner, T* grad_hidden,
                          ChoiceFactors choices) {
@@ -144,7 +136,7 @@ __global__ void Backward(ActivationCall call, const T* hidden, const T* grad, in
   };
   S dot = 0;
   VisitActivation(call.spec.kind, [&]<contract::Activation kKind>() {
-    ActivationCall known = AsVisited(call);
+    ActivationCall known = call;
     known.spec.kind = kKind;
     for (int64_t column = int64_t{threadIdx.x} * W; column < inner; column += int64_t{blockDim.x} * W) {
       const Vector<T, W> incoming = Load<T, W>(grad + row * inner + column);
@@ -225,7 +217,7 @@ void ActivateRowsBackward(const ActivationCall& call, Rows hidden, const void* g
     const auto launch = [&]<int W>() {
       const RowGrid grid = GridFor(rows, inner / W);
       Backward<T, W><<<dim3(grid.blocks.x), grid.threads, 0, stream>>>(
-          call, static_cast<const T*>(hidden.data), static_cast<const T*>(grad), inner, static_cast<T*>(grad_hidden),
+          AsVisited(call), static_cast<const T*>(hidden.data), static_cast<const T*>(grad), inner, static_cast<T*>(grad_hidden),
           choices == nullptr ? ChoiceFactors{} : *choices);
     };
     const void* scaled = choices == nullptr ? nullptr : choices->scaled;

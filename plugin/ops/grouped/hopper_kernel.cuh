@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <limits>
 
 #include "plugin/ops/grouped/hopper_load.cuh"
 #include "plugin/ops/grouped/hopper_multiply.cuh"
@@ -121,9 +120,7 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
   const auto wide_rows = kWay == Way::kWide ? RowMap(product, kWideBox) : large_rows;
   if (!weights || !wide_rows || !large_rows || !small_rows) return "the driver refused a tensor map";
   const auto [cut, cluster] = ShapeFor<kWay>(product);
-  constexpr float kNoLimit = std::numeric_limits<float>::infinity();
-  const ActivationCall activation = product.activation.value_or(ActivationCall{});
-  const bool clamped = activation.spec.kind == contract::Activation::kClampedSwiglu;
+  const ActivationCall activation = AsVisited(product.activation.value_or(ActivationCall{}));
   const KernelArgs args{product.in,
                         product.source,
                         product.ends,
@@ -136,8 +133,8 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
                         static_cast<int>(product.depth),
                         cut,
                         activation.spec.kind,
-                        clamped ? static_cast<float>(activation.alpha) : 1,
-                        clamped ? static_cast<float>(activation.limit) : kNoLimit,
+                        static_cast<float>(activation.alpha),
+                        static_cast<float>(activation.limit),
                         static_cast<float>(activation.spec.shift),
                         product.only_in_is_fresh};
   constexpr auto kKernel = &GroupedKernel<T, kForm, kWay>;
