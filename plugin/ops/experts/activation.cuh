@@ -11,7 +11,9 @@ namespace autoep::ops::cuda {
 template <typename S>
 __device__ __forceinline__ S Sigmoid(S x) {
   if constexpr (std::is_same_v<S, float>) {
-    return __fdividef(1.0f, 1.0f + __expf(-x));
+    float exp;  // of -x; what is denormal vanishes beside 1, and __expf would take three instructions to keep it
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(exp) : "f"(x * -1.4426950408889634f));
+    return __fdividef(1.0f, 1.0f + exp);
   } else {
     return S{1} / (S{1} + exp(-x));
   }
@@ -54,7 +56,17 @@ __device__ __forceinline__ Slope<S> Activate(const ActivationCall& call, S x) {
 // NaN stays NaN, as torch's clamp and relu have it.
 template <typename S>
 __device__ __forceinline__ S ClampAbove(S x, S limit) {
-  return x > limit ? limit : x;
+  if constexpr (std::is_same_v<S, float>) {
+    asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(limit));
+    return x;
+  } else {
+    return x > limit ? limit : x;
+  }
+}
+
+template <typename S>
+__device__ __forceinline__ S Clamp(S x, S limit) {
+  return -ClampAbove(-ClampAbove(x, limit), limit);
 }
 
 // act(gate) * up.
@@ -63,16 +75,17 @@ __device__ __forceinline__ S Gated(const ActivationCall& call, S gate, S up) {
   if (call.spec.kind == contract::Activation::kClampedSwiglu) {
     const S limit = static_cast<S>(call.limit);
     gate = ClampAbove(gate, limit);
-    up = (up < -limit ? -limit : ClampAbove(up, limit)) + static_cast<S>(call.spec.shift);
+    up = Clamp(up, limit) + static_cast<S>(call.spec.shift);
   }
   return Activate(call, gate).value * up;
 }
 
-// Calls visit.operator()<kind>(), so that the kind is known when the visitor is compiled. clamped_swiglu without limits is silu.
+// Calls visit.operator()<kind>(), so that the kind is known when the visitor is compiled.
 template <typename Visit>
 __device__ __forceinline__ void VisitActivation(contract::Activation kind, Visit visit) {
   switch (kind) {
     case contract::Activation::kSilu:
+      return visit.template operator()<contract::Activation::kSilu>();
     case contract::Activation::kClampedSwiglu:
       return visit.template operator()<contract::Activation::kClampedSwiglu>();
     case contract::Activation::kGelu:
@@ -95,7 +108,7 @@ __device__ __forceinline__ void GatedBackward(const ActivationCall& call, S grad
     pass_gate = gate <= limit ? 1 : 0;
     pass_up = up >= -limit && up <= limit ? 1 : 0;
     gate = ClampAbove(gate, limit);
-    up = (up < -limit ? -limit : ClampAbove(up, limit)) + static_cast<S>(call.spec.shift);
+    up = Clamp(up, limit) + static_cast<S>(call.spec.shift);
   }
   const Slope<S> at = Activate(call, gate);
   gate = grad * up * at.slope * pass_gate;

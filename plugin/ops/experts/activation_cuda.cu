@@ -120,7 +120,6 @@ __device__ __forceinline__ Gradients<T, W> GradientsOf(const ActivationCall& cal
   return out;
 }
 
-// `call` as AsVisited has it.
 template <typename T, int W>
 __global__ void Backward(ActivationCall call, const T* hidden, const T* grad, int64_t inner, T* grad_hidden,
                          ChoiceFactors choices) {
@@ -217,7 +216,7 @@ void ActivateRowsBackward(const ActivationCall& call, Rows hidden, const void* g
     const auto launch = [&]<int W>() {
       const RowGrid grid = GridFor(rows, inner / W);
       Backward<T, W><<<dim3(grid.blocks.x), grid.threads, 0, stream>>>(
-          AsVisited(call), static_cast<const T*>(hidden.data), static_cast<const T*>(grad), inner, static_cast<T*>(grad_hidden),
+          call, static_cast<const T*>(hidden.data), static_cast<const T*>(grad), inner, static_cast<T*>(grad_hidden),
           choices == nullptr ? ChoiceFactors{} : *choices);
     };
     const void* scaled = choices == nullptr ? nullptr : choices->scaled;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "plugin/contract/activation.h"
 #include "plugin/ops/rows_cuda.h"
@@ -15,15 +14,6 @@ struct ActivationCall {
   double alpha = 1;  // kClampedSwiglu only
   double limit = 0;
 };
-
-// As VisitActivation (activation.cuh) wants it: silu as a clamped_swiglu without limits.
-inline ActivationCall AsVisited(ActivationCall call) {
-  if (call.spec.kind != contract::Activation::kSilu) return call;
-  call.alpha = 1;
-  call.limit = std::numeric_limits<double>::infinity();
-  call.spec.shift = 0;
-  return call;
-}
 
 // hidden [rows, 2I or I] -> out [rows, I] of the same type. Where bias [S, 2I or I] of that type is given, hidden becomes
 // hidden + bias first; row r is of the first slot whose end (ends [S] int32) is above r.

@@ -47,6 +47,17 @@ __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
   AUTOEP_WAIT("");
 }
 
+// Whether Wait would return at once.
+__device__ __forceinline__ bool Passed(uint64_t* barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n.reg .pred done;\nmbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\nselp.u32 %0, 1, 0, done;\n}\n"
+      : "=r"(done)
+      : "r"(SharedAddress(barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
 __device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(map)) : "memory");
 }
@@ -120,6 +131,23 @@ __device__ __forceinline__ void Copy3(void* to, const CUtensorMap* map, uint64_t
                : "memory");
 }
 
+__device__ __forceinline__ void Copy4(void* to, const CUtensorMap* map, uint64_t* barrier, int x, int y, int z, int w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(
+          SharedAddress(to)),
+      "l"(reinterpret_cast<uint64_t>(map)), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+
+__device__ __forceinline__ void Copy4(void* to, const CUtensorMap* map, uint64_t* barrier, int x, int y, int z, int w,
+                                      uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4, %5, %6}], "
+      "[%2], %7;" ::"r"(SharedAddress(to)),
+      "l"(reinterpret_cast<uint64_t>(map)), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z), "r"(w), "h"(blocks)
+      : "memory");
+}
+
 __device__ __forceinline__ void Copy5(void* to, const CUtensorMap* map, uint64_t* barrier, int a, int b, int c, int d, int e) {
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(
@@ -158,14 +186,26 @@ __device__ __forceinline__ void SyncThreads(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-// Stores an 8x8 tile of 16-bit values transposed: lane i < 8 gives the address of column i's row.
-__device__ __forceinline__ void StoreTransposed(uint32_t row, uint32_t tile) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(row), "r"(tile) : "memory");
+// Stores four 8x8 tiles of 16-bit values transposed: lanes 8i to 8i + 7 give the addresses of the i-th one's rows.
+__device__ __forceinline__ void StoreTransposed(uint32_t row, uint32_t first, uint32_t second, uint32_t third, uint32_t fourth) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(first), "r"(second),
+               "r"(third), "r"(fourth)
+               : "memory");
 }
 
-// Two such tiles; lanes 8 to 15 give the second one's rows.
-__device__ __forceinline__ void StoreTransposed(uint32_t row, uint32_t first, uint32_t second) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(row), "r"(first), "r"(second) : "memory");
+// From shared memory, by the copy engine. A thread's stores up to EndStores are a group.
+__device__ __forceinline__ void Store4(const void* from, const CUtensorMap* map, int x, int y, int z, int w) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(
+                   reinterpret_cast<uint64_t>(map)),
+               "r"(SharedAddress(from)), "r"(x), "r"(y), "r"(z), "r"(w)
+               : "memory");
 }
+__device__ __forceinline__ void EndStores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Until they have read shared memory.
+__device__ __forceinline__ void WaitForStoresReading() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
+// Until they are done.
+__device__ __forceinline__ void WaitForStores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 }  // namespace autoep::ops::cuda::hopper

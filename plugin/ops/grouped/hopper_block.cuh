@@ -2,6 +2,9 @@
 // What a block of the grouped product is given, and how it lays out its shared memory.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 #include "plugin/ops/grouped/grouped_cuda.h"
 #include "plugin/ops/grouped/schedule.cuh"
 #include "plugin/ops/grouped/tensor_map.h"
@@ -9,84 +12,107 @@
 namespace autoep::ops::cuda::hopper {
 
 inline constexpr int kGroupThreads = 128;  // a warpgroup
-inline constexpr int kBlockThreads = 3 * kGroupThreads;
-inline constexpr int kConsumerWarps = 8;
+inline constexpr int kMultipliers = 2;     // warpgroups; before them comes one that loads, and stores
+inline constexpr int kBlockThreads = (1 + kMultipliers) * kGroupThreads;
+inline constexpr int kFirstStorer = kGroupThreads / 32 - kMultipliers;  // warp: one for each that multiplies
 inline constexpr int kGranule = 16;       // rows: tiles are cut at multiples of it
 inline constexpr int kMostGranules = 16;  // in a tile
 inline constexpr int kMostRows = kMostGranules * kGranule;
 // Of a wide tile, which takes whole a group of few more than kMostRows: two tiles of half the rows would read the weights twice.
 inline constexpr int kWideRows = 272;
-inline constexpr int kSmallBox = 32;      // rows that the copy engine reads at once
+inline constexpr int kSmallBox = 32;  // rows that the copy engine reads at once
 inline constexpr int kLargeBox = 128;
 inline constexpr int kWideBox = kWideRows / 2;
-inline constexpr int kMostStages = 8;
+inline constexpr int kMostStages = 10;
 inline constexpr int kQueued = 2;  // tiles
 inline constexpr int kRowBytes = kTileDepth * 2;
 inline constexpr int kWeightBytes = kTileWeightRows * kRowBytes;
-inline constexpr int kStoreRows = 64;            // rows staged at once on their way out
-inline constexpr int kStoreParts = 4;            // of the largest tile
-inline constexpr int kStorePitch = 64 * 2 + 16;  // bytes; the 16 spread the banks
-inline constexpr int kLoadingRegisters = 40;     // of a thread
+inline constexpr int kChunkBytes = kTileDepth * kRowBytes;  // 64 columns of an operand that lies across
+inline constexpr int kOutPitch = 64 * 2;  // bytes of a tile's row on its way out, of one multiplying warpgroup
+inline constexpr int kStoreBox = 32;     // rows that the copy engine writes at once
+inline constexpr int kLoadingRegisters = 40;                                            // of a thread
 inline constexpr int kGatheringRegisters = 56;
 // Of what a block has, the rest.
-constexpr int ConsumerRegisters(int loader) { return (504 - loader) / 2; }
+constexpr int MultiplyingRegisters(int loader) { return (504 - loader) / kMultipliers; }
 
-// How a launch cuts its rows: tiles of few rows leave room for more stages, which memory-bound products need.
+// How a launch cuts its rows: tiles of few rows leave room for more stages, which memory-bound products need. tile_rows is a multiple
+// of kSmallBox, or kWideRows. Of a multiplying warpgroup's rows, out_rows can be on their way out: all of a tile's, or parts of it.
 struct Cut {
-  int tile_rows, stages;
+  int tile_rows, stages, out_rows;
 };
+
+inline constexpr Cut kTinyCut = {32, 10, 32};
+inline constexpr Cut kSmallCut = {128, 5, 128};
+inline constexpr Cut kLargeCut = {kMostRows, 4, 96};
+inline constexpr Cut kWideCut = {kWideRows, 4, 64};
 
 __host__ __device__ constexpr int StageBytes(Cut cut) { return kWeightBytes + cut.tile_rows * kRowBytes; }
+// Of one multiplying warpgroup.
+__host__ __device__ constexpr int OutBytes(Cut cut) { return cut.out_rows * kOutPitch; }
 
-inline constexpr Cut kSmallCut = {128, 6};
-inline constexpr Cut kLargeCut = {kMostRows, 4};
-inline constexpr Cut kWideCut = {kWideRows, 4};
-
-// Rows of a tile that are to be written, from a column on.
-struct Box {
-  int begin, first, rows;
+// Rows of a tile that are to be written from a column on; without rows: there is no more.
+struct OutPart {
+  int begin, rows, column;
 };
 
-// It follows the stages.
+// It follows the stages and what is on its way out.
 struct Shared {
-  uint8_t out[2][kStoreRows * kStorePitch];
   uint64_t full[kMostStages];
   uint64_t empty[kMostStages];
   Tile tiles[kMostStages];  // of the first step of a tile; without rows: there is no more
   Tile queue[kQueued];      // tiles to be loaded, from the cluster's first block; at its end one without rows
   uint64_t queued[kQueued], taken[kQueued];
-  Box pending[kConsumerWarps];
+  Tile out_tiles[kMultipliers];  // whose parts are on their way
+  OutPart out_parts[kMultipliers];
+  uint64_t out_full[kMultipliers], out_empty[kMultipliers];
   Groups groups;
 };
+
+inline constexpr int kAlignment = 1024;  // of stages, for the swizzle
+inline constexpr int SharedBytes(Cut cut) {
+  return cut.stages * StageBytes(cut) + kMultipliers * OutBytes(cut) + static_cast<int>(sizeof(Shared));
+}
+inline constexpr int kMostShared =
+    std::max({SharedBytes(kTinyCut), SharedBytes(kSmallCut), SharedBytes(kLargeCut), SharedBytes(kWideCut)});
+static_assert(kMostShared <= 227 * 1024);
 
 // A thread's way to it.
 struct Memory {
   Shared& shared;
   uint8_t* stages;
-  int stage_bytes;
+  uint8_t* out;
+  int stage_bytes, out_bytes;
+
+  __device__ __forceinline__ Memory(uint8_t* raw, Cut cut)
+      : shared(*reinterpret_cast<Shared*>(raw + cut.stages * StageBytes(cut) + kMultipliers * OutBytes(cut))),
+        stages(raw),
+        out(raw + cut.stages * StageBytes(cut)),
+        stage_bytes(StageBytes(cut)),
+        out_bytes(OutBytes(cut)) {}
 
   __device__ __forceinline__ uint8_t* Stage(int stage) const { return stages + stage * stage_bytes; }
   __device__ __forceinline__ uint64_t* Full(int stage) const { return &shared.full[stage]; }
   __device__ __forceinline__ uint64_t* Empty(int stage) const { return &shared.empty[stage]; }
+  __device__ __forceinline__ uint8_t* Out(int group) const { return out + group * out_bytes; }
 };
-
-inline constexpr int kAlignment = 1024;  // of stages, for the swizzle
-inline constexpr int SharedBytes(Cut cut) { return sizeof(Shared) + cut.stages * StageBytes(cut); }
 
 struct KernelArgs {
   const void* in;
   const int32_t* source;
   const int32_t* ends;
   const void* bias;
-  void* hidden;
-  void* out;
   int32_t* next_tile;
-  int slots, columns, depth;
+  bool keeps_hidden;  // there are maps for the values before the activation
+  int slots, columns;
+  int depth;  // kGradient: rows of out for a slot
   Cut cut;
   contract::Activation activation;
-  float alpha, limit, shift;  // kClampedSwiglu's; silu is alpha 1, no limit, shift 0
+  float alpha, limit, shift;  // kClampedSwiglu only
   bool only_in_is_fresh;
 };
+
+// Of a tile. A slot without rows has one, of zeros.
+__device__ __forceinline__ int Steps(int depth) { return depth > kTileDepth ? (depth + kTileDepth - 1) / kTileDepth : 1; }
 
 // Position in the ring of stages.
 struct Ring {
@@ -102,10 +128,27 @@ struct Ring {
 };
 
 // What a kernel is made for.
-enum class Form { kGated, kPlain, kAcross };
-enum class Way { kInOrder, kWide, kGathered };  // of rows to their tiles; kWide: in order, some tiles wide
+enum class Form { kGated, kPlain, kAcross, kGradient };  // of the weights
+// Of rows to their tiles: in order, some tiles of kWideRows, some smaller only; or small ones gathered from anywhere.
+enum class Way { kInOrder, kWide, kFew, kGathered };
+
+// Tiles go out in parts, beside the next one's products.
+template <Way kWay>
+inline constexpr bool kInParts = kWay == Way::kInOrder || kWay == Way::kWide;
+// Rows of a part.
+template <Way kWay>
+inline constexpr int kPartRows = kWay == Way::kWide ? kWideCut.out_rows : kLargeCut.out_rows;
+// Of a tile.
+template <Way kWay>
+inline constexpr int kGranules = kInParts<kWay> ? kMostGranules : kSmallCut.tile_rows / kGranule;
 
 template <Form kForm>
 inline constexpr int kTileColumns = kForm == Form::kGated ? kTileWeightRows / 2 : kTileWeightRows;
+
+// Of the columns that a multiplying warpgroup computes of a tile.
+template <Form kForm>
+__device__ __forceinline__ int FirstColumn(const Tile& tile, int group) {
+  return tile.weight_tile * kTileColumns<kForm> + group * (kTileColumns<kForm> / kMultipliers);
+}
 
 }  // namespace autoep::ops::cuda::hopper

@@ -7,13 +7,39 @@
 
 namespace autoep::ops::cuda::hopper {
 
+// By one thread of a block. loaders: threads that fill a stage.
+__device__ __forceinline__ void InitBarriers(Shared& shared, int stages, Cluster cluster, int loaders) {
+  for (int stage = 0; stage < stages; ++stage) {
+    InitBarrier(&shared.full[stage], loaders);
+    InitBarrier(&shared.empty[stage], kMultipliers * kGroupThreads / 32 * cluster.size);
+  }
+  for (int group = 0; group < kMultipliers; ++group) {
+    InitBarrier(&shared.out_full[group], kGroupThreads / 32);
+    InitBarrier(&shared.out_empty[group], 1);
+  }
+  for (int slot = 0; slot < kQueued; ++slot) {
+    InitBarrier(&shared.queued[slot], 1);
+    InitBarrier(&shared.taken[slot], cluster.size);
+  }
+  FenceBarrierInit();
+}
+
+// The next tile, for one thread.
+__device__ __forceinline__ Tile TakeTile(const Memory& memory, Ring& queue) {
+  WaitForPeer(&memory.shared.queued[queue.stage], queue.phase);
+  const Tile tile = memory.shared.queue[queue.stage];
+  TellPeer(&memory.shared.taken[queue.stage], 0);
+  queue.Next();
+  return tile;
+}
+
 template <Form kForm>
 __device__ __forceinline__ void LoadWeights(const CUtensorMap& map, const Tile& tile, int step, const Memory& memory, int stage) {
   uint8_t* to = memory.Stage(stage);
   const int column = tile.weight_tile * kTileColumns<kForm>;
   if constexpr (kForm == Form::kAcross) {
     Copy3(to, &map, memory.Full(stage), column, step * kTileDepth, tile.slot);
-    Copy3(to + kWeightBytes / 2, &map, memory.Full(stage), column + kTileDepth, step * kTileDepth, tile.slot);
+    Copy3(to + kChunkBytes, &map, memory.Full(stage), column + kTileDepth, step * kTileDepth, tile.slot);
   } else {
     Copy5(to, &map, memory.Full(stage), step * kTileDepth, 0, 0, column / 8, tile.slot);
   }
@@ -58,7 +84,8 @@ __device__ __forceinline__ void LoadRows(const RowMaps& maps, const Tile& tile, 
 
 // One thread of a cluster's first block: tiles for the loading threads of all its blocks, each cluster its own in turn, or as they
 // come where there is a counter. It has its own warp, so that its divisions and its waiting hold up no load.
-__device__ __forceinline__ void QueueTiles(const KernelArgs& args, Shared& shared, Cluster cluster, const Schedule& schedule) {
+template <typename Tiles>
+__device__ __forceinline__ void QueueTiles(const KernelArgs& args, Shared& shared, Cluster cluster, const Tiles& schedule) {
   const int count = schedule.Count();
   Ring ring{kQueued, 1};
   for (int number = schedule.First();; ring.Next()) {
@@ -77,27 +104,20 @@ __device__ __forceinline__ void QueueTiles(const KernelArgs& args, Shared& share
 template <Form kForm>
 __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtensorMap& weights, const RowMaps& maps,
                                             const Memory& memory, Cluster cluster) {
-  const int steps = (args.depth + kTileDepth - 1) / kTileDepth;
+  const int steps = Steps(args.depth);
   Ring queue{kQueued};
-  const auto take = [&] {
-    WaitForPeer(&memory.shared.queued[queue.stage], queue.phase);
-    const Tile tile = memory.shared.queue[queue.stage];
-    TellPeer(&memory.shared.taken[queue.stage], 0);
-    queue.Next();
-    return tile;
-  };
   const auto load_weights = [&](const Tile& tile, int step, int stage) {
     if (step == 0) memory.shared.tiles[stage] = tile;
     ArriveExpecting(memory.Full(stage), kWeightBytes + Boxes(tile.rows).Rows() * kRowBytes);
     LoadWeights<kForm>(weights, tile, step, memory, stage);
   };
-  Tile tile = take();
+  Tile tile = TakeTile(memory, queue);
   // Weights of the first stages do not wait for the grid that makes the rows.
   int early = 0;
   for (; tile.rows > 0 && early < min(args.cut.stages, steps); ++early) load_weights(tile, early, early);
   WaitForEarlierGrids();
   Ring ring{args.cut.stages, 1};
-  for (; tile.rows > 0; tile = take()) {
+  for (; tile.rows > 0; tile = TakeTile(memory, queue)) {
     for (int step = 0; step < steps; ++step, ring.Next()) {
       if (early > 0) {
         --early;
@@ -118,8 +138,8 @@ template <Form kForm>
 __device__ __forceinline__ void LoadGathered(const KernelArgs& args, const CUtensorMap& weights, const Memory& memory,
                                              const Schedule& schedule) {
   constexpr int kRowsAtOnce = kGroupThreads / 8;
-  constexpr int kMostTurns = kMostRows / kRowsAtOnce;
-  const int steps = (args.depth + kTileDepth - 1) / kTileDepth;
+  constexpr int kMostTurns = kSmallCut.tile_rows / kRowsAtOnce;
+  const int steps = Steps(args.depth);
   const int thread = threadIdx.x % kGroupThreads;
   const int chunk = thread % 8;
   const int first_row = thread / 8;

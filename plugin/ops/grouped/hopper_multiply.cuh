@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The multiplying warpgroups of the grouped product: a tile's sums, and what becomes of them while the next tile is multiplied.
+// The multiplying warpgroups of the grouped product: sums, and their way into shared memory.
 #pragma once
+
+#include <algorithm>
 
 #include "plugin/ops/grouped/hopper.cuh"
 #include "plugin/ops/grouped/hopper_block.cuh"
@@ -9,38 +11,40 @@
 
 namespace autoep::ops::cuda::hopper {
 
-// Calls run.operator()<N>() with the size of a product of so many granules of rows.
+// Calls run.operator()<value>(), of [kLow, kHigh].
 template <int kLow, int kHigh, typename Run>
-__device__ __forceinline__ void VisitSize(int granules, const Run& run) {
+__device__ __forceinline__ void Visit(int value, const Run& run) {
   if constexpr (kLow == kHigh) {
-    run.template operator()<kLow * kGranule>();
-  } else if (granules <= (kLow + kHigh) / 2) {
-    VisitSize<kLow, (kLow + kHigh) / 2>(granules, run);
+    run.template operator()<kLow>();
+  } else if (value <= (kLow + kHigh) / 2) {
+    Visit<kLow, (kLow + kHigh) / 2>(value, run);
   } else {
-    VisitSize<(kLow + kHigh) / 2 + 1, kHigh>(granules, run);
+    Visit<(kLow + kHigh) / 2 + 1, kHigh>(value, run);
   }
 }
 
-// A multiplying warpgroup. It is short of registers: 128 of sums and 64 of what is on its way out leave 40, and what is spilled
-// comes back from the L2 cache, for the stages leave hardly any L1. Gathering takes more, so that there a tile is written at once.
+// A multiplying warpgroup. It does little beside its products, for a warp that starts them waits until the tensor cores take them:
+// what else it does leaves them idle. A tile's first part goes out at its end, the others from registers, beside later steps.
 template <typename T, Form kForm, Way kWay>
-class Consumer {
+class Multiplier {
  public:
-  __device__ __forceinline__ Consumer(const KernelArgs& args, const Memory& memory, Cluster cluster)
+  __device__ __forceinline__ Multiplier(const KernelArgs& args, const OutMaps& maps, const Memory& memory, Cluster cluster)
       : args_(args),
+        maps_(maps),
         memory_(memory),
         cluster_(cluster),
         group_(threadIdx.x / kGroupThreads - 1),
-        steps_((args.depth + kTileDepth - 1) / kTileDepth),
+        steps_(Steps(args.depth)),
         ring_{args.cut.stages} {}
 
   __device__ __forceinline__ void Run() {
-    Pending::Set(memory_.shared, {});
     for (;;) {
       const uint8_t* stage = AwaitStage();
       const Tile tile = ReadTile();
       if (tile.rows == 0) break;
-      const Bias bias = BiasOf<T, kForm>(args_, tile);
+      if constexpr (kForm == Form::kGradient) steps_ = Steps(memory_.shared.groups.Rows(tile.slot));
+      Bias bias{};
+      if constexpr (kForm == Form::kGated || kForm == Form::kPlain) bias = BiasOf<T, kForm>(args_, tile, group_);
       if constexpr (kWay == Way::kWide) {
         if (tile.rows > kMostRows) {
           DoWide(tile, bias, stage);
@@ -48,61 +52,78 @@ class Consumer {
         }
       }
       Multiply((tile.rows + kGranule - 1) / kGranule, stage);
-      Pending::Set(memory_.shared, BoxOf<kForm>(args_, tile));
-      if constexpr (kGather) {
-        StoreNow(bias);
+      if constexpr (kInParts<kWay>) {
+        Keep<kMostSums>(tile, bias);
       } else {
-        Keep(tile.rows, bias);
-        // Waiting pays where the products are what takes time.
-        if (tile.rows <= kStoreRows || steps_ < kStoreParts) StoreRest();
+        StoreWhole(tile, bias);
       }
     }
-    if constexpr (!kGather) StoreRest();
+    if constexpr (kInParts<kWay>) {
+      LayAll();
+      AwaitRoom();
+      Announce({});
+    } else {
+      if (First()) WaitForStores();
+    }
   }
 
  private:
   static constexpr bool kGather = kWay == Way::kGathered;
-  static constexpr int kWideSums = kWideRows / 2;
+  static constexpr bool kAcross = kForm == Form::kAcross || kForm == Form::kGradient;
+  static constexpr int kAcrossStride = 128;  // of 16 values of K
+  static constexpr int kWeightStride = kAcross ? kAcrossStride : 2;
+  static constexpr int kSums = kWay == Way::kWide ? kWideRows / 2 : kGranules<kWay> * kGranule / 2;
+  static constexpr int kSumGranules = kSums / 8;
+  static constexpr int kPartGranules = kPartRows<kWay> / kGranule;
 
-  // All steps of a tile: beside what is written, with one switch a step; then in a loop for each size.
+  __device__ __forceinline__ static bool First() { return threadIdx.x % kGroupThreads == 0; }
+
+  // All steps of a tile: beside what goes out, with one switch a step; then in a loop for each size.
   __device__ __forceinline__ void Multiply(int granules, const uint8_t* stage) {
     step_ = 0;
+    if constexpr (kInParts<kWay>) {
 #pragma unroll 1
-    for (;;) {
-      VisitSize<1, kMostGranules>(granules, [&]<int N>() __attribute__((always_inline)) { Start<N>(stage); });
-      EndStep();
-      if constexpr (!kGather) StoreNext();
-      if (step_ == steps_ || !Pending::Any(memory_.shared)) break;
-      stage = AwaitStage();
-    }
-    VisitSize<1, kMostGranules>(granules, [&]<int N>() __attribute__((always_inline)) {
-#pragma unroll 1
-      while (step_ < steps_) {
-        Start<N>(AwaitStage());
+      while (left_ > 0 && step_ < steps_) {
+        Visit<1, kMostGranules>(granules, [&]<int kCount>() __attribute__((always_inline)) { Start<kCount * kGranule>(stage); });
         EndStep();
+        LaySome();
+        if (step_ < steps_) stage = AwaitStage();
       }
-    });
-    AwaitSums<kMostSums>();
+    }
+    if (step_ < steps_) {
+      Visit<1, kGranules<kWay>>(granules, [&]<int kCount>() __attribute__((always_inline)) {
+        Accumulate([&](const uint8_t* from) __attribute__((always_inline)) { Start<kCount * kGranule>(from); }, stage);
+      });
+    }
+    AwaitSums<std::min(kSums, kMostSums)>();
   }
 
-  // Its sums leave no registers for what waits to be written.
   __device__ __forceinline__ void DoWide(const Tile& tile, Bias bias, const uint8_t* stage) {
-    StoreRest();
     step_ = 0;
 #pragma unroll 1
     for (;;) {
       StartWide(stage);
       EndStep();
+      if (left_ > 0) LaySome();
       if (step_ == steps_) break;
       stage = AwaitStage();
     }
-    AwaitSums<kWideSums>();
-    Pending::Set(memory_.shared, BoxOf<kForm>(args_, tile));
-    StoreNow(bias);
-    // What a tile of other sizes does not use holds no registers there.
-    pending_ = {};
+    AwaitSums<kSums>();
+    Keep<kSums>(tile, bias);
+    // Tiles of other sizes do not use these, which hold no registers there.
 #pragma unroll
-    for (int i = kMostSums; i < kWideSums; ++i) sum_[i] = 0;
+    for (int i = kMostSums; i < kSums; ++i) sum_[i] = 0;
+  }
+
+  template <typename Start>
+  __device__ __forceinline__ void Accumulate(const Start& start, const uint8_t* stage) {
+#pragma unroll 1
+    for (;;) {
+      start(stage);
+      EndStep();
+      if (step_ == steps_) break;
+      stage = AwaitStage();
+    }
   }
 
   template <int kCount>
@@ -113,20 +134,94 @@ class Consumer {
     ReleaseBefore();
   }
 
-  __device__ __forceinline__ void Keep(int rows, Bias bias) {
-    PackPart<T, 0>(sum_, bias, pending_.values);
-    if (rows > kStoreRows) PackPart<T, 1>(sum_, bias, pending_.values);
-    if (rows > 2 * kStoreRows) PackPart<T, 2>(sum_, bias, pending_.values);
-    if (rows > 3 * kStoreRows) PackPart<T, 3>(sum_, bias, pending_.values);
+  template <int kCount>
+  __device__ __forceinline__ void AddBias(Bias bias) {
+    if (args_.bias == nullptr) return;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sum_[i] += i % 4 < 2 ? bias.low : bias.high;
   }
 
-  __device__ __forceinline__ void StoreNow(Bias bias) {
-#pragma unroll 1
-    while (Pending::Any(memory_.shared)) {
-      PackPart<T, 0>(sum_, bias, pending_.values);
-      StorePart<T, kForm>(args_, memory_.shared, pending_);
-      MoveUp<kStoreRows / 2>(sum_);
+  // The first part goes out at once.
+  template <int kCount>
+  __device__ __forceinline__ void Keep(const Tile& tile, Bias bias) {
+    LayAll();
+    AddBias<kCount>(bias);
+    AwaitRoom();
+    uint8_t* to = memory_.Out(group_);
+#pragma unroll
+    for (int i = 0; i < kCount / 8; ++i) {
+      if (i * kGranule >= tile.rows) break;
+      const Granule granule = Granule::Of<T>(sum_ + 8 * i);
+      if (i < kPartGranules) {
+        granule.template LayDown<kForm>(to, memory_.out_bytes / 2, i * kGranule);
+      } else {
+        waiting_[i - kPartGranules] = granule;
+      }
     }
+    if (First()) memory_.shared.out_tiles[group_] = tile;
+    next_ = 0;
+    left_ = (tile.rows + kPartRows<kWay> - 1) / kPartRows<kWay>;
+    AnnounceNext();
+  }
+
+  __device__ __forceinline__ void LayAll() {
+#pragma unroll 1
+    while (left_ > 0) {
+      AwaitRoom();
+      LayNext();
+    }
+  }
+
+  __device__ __forceinline__ void LaySome() {
+    if (__all_sync(~0u, Passed(&memory_.shared.out_empty[group_], out_phase_))) LayNext();
+  }
+
+  __device__ __forceinline__ void LayNext() {
+    uint8_t* to = memory_.Out(group_);
+    Visit<1, (kSumGranules - 1) / kPartGranules>(next_, [&]<int kPart>() __attribute__((always_inline)) {
+#pragma unroll
+      for (int i = 0; i < kPartGranules && kPart * kPartGranules + i < kSumGranules; ++i) {
+        waiting_[(kPart - 1) * kPartGranules + i].template LayDown<kForm>(to, memory_.out_bytes / 2, i * kGranule);
+      }
+    });
+    AnnounceNext();
+  }
+
+  __device__ __forceinline__ void AnnounceNext() {
+    FenceAsyncProxy();
+    const int row = next_ * kPartRows<kWay>;
+    const Tile& tile = memory_.shared.out_tiles[group_];
+    Announce(First() ? OutPart{tile.begin + row, min(kPartRows<kWay>, tile.rows - row), FirstColumn<kForm>(tile, group_)}
+                     : OutPart{});
+    ++next_;
+    --left_;
+  }
+
+  // The first thread's part, to the warp that stores.
+  __device__ __forceinline__ void Announce(const OutPart& part) {
+    if (First()) memory_.shared.out_parts[group_] = part;
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) Arrive(&memory_.shared.out_full[group_]);
+    out_phase_ ^= 1;
+  }
+
+  __device__ __forceinline__ void AwaitRoom() { Wait(&memory_.shared.out_empty[group_], out_phase_); }
+
+  __device__ __forceinline__ void StoreWhole(const Tile& tile, Bias bias) {
+    const auto sync = [&] { SyncThreads(1 + group_, kGroupThreads); };
+    AddBias<kSums>(bias);
+    if (First()) WaitForStoresReading();
+    sync();
+    uint8_t* to = memory_.Out(group_);
+#pragma unroll
+    for (int i = 0; i < kSumGranules; ++i) {
+      if (i * kGranule >= tile.rows) break;
+      Granule::Of<T>(sum_ + 8 * i).template LayDown<kForm>(to, memory_.out_bytes / 2, i * kGranule);
+    }
+    FenceAsyncProxy();
+    sync();
+    StoreOut<T, kForm, kGroupThreads>(args_, maps_, to, memory_.out_bytes / 2,
+                                      {tile.begin, tile.rows, FirstColumn<kForm>(tile, group_)}, sync);
   }
 
   __device__ __forceinline__ const uint8_t* AwaitStage() {
@@ -140,48 +235,37 @@ class Consumer {
     const int lane = cluster_.rank;
     Tile tile{};
     if (threadIdx.x % 32 == lane) tile = memory_.shared.tiles[ring_.stage];
-    return {__shfl_sync(~0u, tile.slot, lane), __shfl_sync(~0u, tile.weight_tile, lane), __shfl_sync(~0u, tile.begin, lane),
-            __shfl_sync(~0u, tile.rows, lane)};
+    return OfLane(tile, lane);
   }
 
   // sum = or, after a tile's first step, += weights x rows^T. It goes on beside what follows.
   template <int N>
   __device__ __forceinline__ void Start(const uint8_t* stage) {
-    constexpr bool kAcross = kForm == Form::kAcross;
+    constexpr bool kGradient = kForm == Form::kGradient;
     const uint64_t weights = Descriptor(stage + group_ * 64 * kRowBytes);
-    const uint64_t rows = Descriptor(stage + kWeightBytes);
+    const uint64_t rows = Descriptor<kGradient ? kChunkBytes : 16>(stage + kWeightBytes);
     FenceWgmma();
 #pragma unroll
     for (int part = 0; part < kTileDepth / 16; ++part) {
-      Wgmma<T, N, kAcross>::Run(sum_, weights + (kAcross ? 128 : 2) * part, rows + 2 * part, step_ > 0 || part > 0);
+      Wgmma<T, N, kAcross, kGradient>::Run(sum_, weights + kWeightStride * part, rows + (kGradient ? kAcrossStride : 2) * part,
+                                           step_ > 0 || part > 0);
     }
     CommitWgmma();
   }
 
   __device__ __forceinline__ void StartWide(const uint8_t* stage) {
-    constexpr bool kAcross = kForm == Form::kAcross;
     const uint64_t weights = Descriptor(stage + group_ * 64 * kRowBytes);
     const uint64_t low = Descriptor(stage + kWeightBytes);
     const uint64_t high = Descriptor(stage + kWeightBytes + kMostRows * kRowBytes);
     FenceWgmma();
 #pragma unroll
     for (int part = 0; part < kTileDepth / 16; ++part) {
-      const uint64_t weight = weights + (kAcross ? 128 : 2) * part;
+      const uint64_t weight = weights + kWeightStride * part;
       const bool add = step_ > 0 || part > 0;
-      Wgmma<T, kMostRows, kAcross>::Run(sum_, weight, low + 2 * part, add);
-      Wgmma<T, kWideRows - kMostRows, kAcross>::Run(sum_ + kMostSums, weight, high + 2 * part, add);
+      Wgmma<T, kMostRows, kAcross, false>::Run(sum_, weight, low + 2 * part, add);
+      Wgmma<T, kWideRows - kMostRows, kAcross, false>::Run(sum_ + kMostSums, weight, high + 2 * part, add);
     }
     CommitWgmma();
-  }
-
-  __device__ __forceinline__ void StoreNext() {
-    StorePart<T, kForm>(args_, memory_.shared, pending_);
-    MoveUp<kStoreRows / 4>(pending_.values);
-  }
-
-  __device__ __forceinline__ void StoreRest() {
-#pragma unroll 1
-    while (Pending::Any(memory_.shared)) StoreNext();
   }
 
   // The step before is done then.
@@ -204,14 +288,17 @@ class Consumer {
   }
 
   const KernelArgs& args_;
+  const OutMaps maps_;
   const Memory& memory_;
   const Cluster cluster_;
   const int group_;
-  const int steps_;
+  int steps_;
   Ring ring_;
   int step_ = 0;
-  float sum_[kWay == Way::kWide ? kWideSums : kMostSums] = {};
-  Pending pending_;
+  uint32_t out_phase_ = 1;
+  int next_ = 0, left_ = 0;  // parts of the tile before
+  float sum_[kSums] = {};
+  Granule waiting_[kSumGranules > kPartGranules ? kSumGranules - kPartGranules : 1];
 };
 
 }  // namespace autoep::ops::cuda::hopper

@@ -16,6 +16,12 @@ struct alignas(16) Tile {
   int rows;
 };
 
+// A lane's tile, for its whole warp.
+__device__ __forceinline__ Tile OfLane(const Tile& tile, int lane) {
+  return {__shfl_sync(~0u, tile.slot, lane), __shfl_sync(~0u, tile.weight_tile, lane), __shfl_sync(~0u, tile.begin, lane),
+          __shfl_sync(~0u, tile.rows, lane)};
+}
+
 // The blocks that share their rows, and this one's place among them.
 struct Cluster {
   int size, rank;
@@ -25,6 +31,9 @@ struct Cluster {
 struct Groups {
   int ends[kMostSlots];
   int first[kMostSlots + 1];  // number of the slot's first row tile; then their count
+
+  __device__ int Begin(int slot) const { return slot == 0 ? 0 : ends[slot - 1]; }
+  __device__ int Rows(int slot) const { return ends[slot] - Begin(slot); }
 };
 
 // By one warp. A group of at most whole_rows is one tile, another as many as it needs of tile_rows.
@@ -77,13 +86,12 @@ class Schedule {
     const int in_band = min(most, row_tiles - band * most);
     const int place = local - band * most * weight_tiles_;
     const int row_tile = band * most + place % in_band;
-    const int group_begin = slot == 0 ? 0 : groups_.ends[slot - 1];
-    const int group_rows = groups_.ends[slot] - group_begin;
+    const int group_rows = groups_.Rows(slot);
     // Even shares, so that no tile is nearly empty.
     const int share = (group_rows + row_tiles - 1) / row_tiles;
     const int step = (share + granule_ - 1) / granule_ * granule_;
     const int begin = row_tile * step;
-    return {slot, place / in_band * cluster_.size, group_begin + begin, min(step, group_rows - begin)};
+    return {slot, place / in_band * cluster_.size, groups_.Begin(slot) + begin, min(step, group_rows - begin)};
   }
 
  private:

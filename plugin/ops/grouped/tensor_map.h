@@ -24,4 +24,14 @@ std::optional<CUtensorMap> AcrossMap(const GroupedProduct& product);
 // Reads `box` rows of product.in. Coordinates: depth, row.
 std::optional<CUtensorMap> RowMap(const GroupedProduct& product, uint32_t box);
 
+// Of a matrix whose rows lie `pitch` values apart, some rows that follow each other are a group: what lies past its end is read as
+// zeros and not written, though the matrix goes on there. One dimension ends where the group does; another, which starts elsewhere,
+// takes the difference back modulo 2^64.
+inline constexpr int kGroupEnd = 1 << 30;
+
+// Copies box_columns (32 or 64) columns of box_rows rows. Coordinates of row r of a group [begin, end): column,
+// kGroupEnd - (end - begin) + r, end, kGroupEnd.
+std::optional<CUtensorMap> GroupMap(RowType type, const void* data, int64_t columns, int64_t pitch, uint32_t box_columns,
+                                    uint32_t box_rows);
+
 }  // namespace autoep::ops::cuda

@@ -31,9 +31,11 @@ std::optional<CUtensorMap> Make(RowType type, const void* data, uint32_t dimensi
   constexpr uint32_t kDense[kMostDimensions] = {1, 1, 1, 1, 1};
   CUtensorMap map;
   const CUtensorMapDataType data_type = type == RowType::kHalf ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  // A row of the box is as wide as the pattern.
+  const auto swizzle = box[0] * kBytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
   const CUresult result =
       encode(&map, data_type, dimensions, const_cast<void*>(data), sizes, strides, box, kDense, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? std::optional(map) : std::nullopt;
 }
 
@@ -64,6 +66,17 @@ std::optional<CUtensorMap> RowMap(const GroupedProduct& product, uint32_t box_ro
   const uint64_t strides[] = {product.depth * kBytes};
   const uint32_t box[] = {kTileDepth, box_rows};
   return Make(product.type, product.in, 2, sizes, strides, box);
+}
+
+std::optional<CUtensorMap> GroupMap(RowType type, const void* data, int64_t columns, int64_t pitch, uint32_t box_columns,
+                                    uint32_t box_rows) {
+  const uint64_t row = pitch * kBytes;
+  constexpr uint64_t kWrap = uint64_t{1} << 34;  // times kGroupEnd: 2^64
+  static_assert(kWrap * kGroupEnd == 0);
+  const uint64_t sizes[] = {static_cast<uint64_t>(columns), kGroupEnd, uint64_t{1} << 31, uint64_t{1} << 31};
+  const uint64_t strides[] = {row, row, kWrap - row};
+  const uint32_t box[] = {box_columns, box_rows, 1, 1};
+  return Make(type, data, 4, sizes, strides, box);
 }
 
 }  // namespace autoep::ops::cuda

@@ -16,12 +16,9 @@ namespace autoep::ops::cuda {
 
 namespace {
 
-// Rows are gathered by the up projection itself where copying them first would cost more than the slower loads: measured on an
-// H100 and an H200, where an expert's inner size is small, or reading weights is what takes time.
-bool Gathers(const MoeCall& call) {
-  constexpr int64_t kSmallInner = 1024;
-  return call.experts.down.size(2) <= kSmallInner || ReadsWeights(call.num_rows, call.experts.gate_up.size(0));
-}
+// Rows are gathered by the up projection itself where reading weights is what takes time, and copying them first would cost more
+// than the slower loads.
+bool Gathers(const MoeCall& call) { return ReadsWeights(call.num_rows, call.experts.gate_up.size(0)); }
 
 }  // namespace
 

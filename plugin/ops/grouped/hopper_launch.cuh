@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starts a kernel of the grouped product: a block on each multiprocessor, in clusters.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "plugin/ops/grouped/hopper_block.cuh"
+
+namespace autoep::ops::cuda::hopper {
+
+struct Shape {
+  Cut cut;
+  unsigned cluster;
+};
+
+// Lets a kernel have the shared memory of any cut: once on each device, for the call costs the host as much as a launch.
+template <auto kKernel>
+cudaError_t AllowShared() {
+  static std::atomic<uint64_t> allowed{0};
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if ((allowed.load(std::memory_order_relaxed) & bit) != 0) return cudaSuccess;
+  const cudaError_t error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostShared);
+  if (error == cudaSuccess) allowed.fetch_or(bit, std::memory_order_relaxed);
+  return error;
+}
+
+// Returns what failed, or null. The grid may start before the one ahead of it has ended.
+template <auto kKernel, typename... Args>
+const char* LaunchCluster(Shape shape, int multiprocessors, cudaStream_t stream, const Args&... args) {
+  if (const cudaError_t error = AllowShared<kKernel>(); error != cudaSuccess) return cudaGetErrorString(error);
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = shape.cluster;
+  attributes[1].val.clusterDim.y = 1;
+  attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(multiprocessors) / shape.cluster * shape.cluster);
+  config.blockDim = dim3(kBlockThreads);
+  config.dynamicSmemBytes = SharedBytes(shape.cut);
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kKernel, args...);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace autoep::ops::cuda::hopper
