@@ -52,7 +52,8 @@ GroupedProduct Down(const ExpertsCall& call, const at::Tensor& in, int64_t rows)
   return product;
 }
 
-void Launch(const GroupedProduct& product) {
+template <typename Product>
+void Launch(const Product& product) {
   const char* error =
       LaunchHopper(product, at::cuda::getCurrentDeviceProperties()->multiProcessorCount, c10::cuda::getCurrentCUDAStream());
   TORCH_CHECK(error == nullptr, "autoep: the experts' kernel did not start: ", error);
@@ -121,6 +122,22 @@ at::Tensor HopperAcross(const at::Tensor& rows, const at::Tensor& weight, const 
   }
   Launch(product);
   return out;
+}
+
+void HopperWeightGrad(const at::Tensor& left, const at::Tensor& right, const at::Tensor& ends, const at::Tensor& out) {
+  GroupedGradient product;
+  product.left = left.const_data_ptr();
+  product.right = right.const_data_ptr();
+  product.ends = ends.const_data_ptr<int32_t>();
+  product.out = out.mutable_data_ptr();
+  product.rows = left.size(0);
+  product.slots = out.size(0);
+  product.out_rows = left.size(1);
+  product.columns = right.size(1);
+  product.out_pitch = out.stride(1);
+  product.type = RowTypeOf(left.scalar_type());
+  TORCH_CHECK(HopperCan(product), "autoep: the gradient of the experts' weights is too large for its kernel: ", out.sizes());
+  Launch(product);
 }
 
 }  // namespace autoep::ops::cuda

@@ -46,4 +46,22 @@ bool HopperCan(const GroupedProduct& product);
 // Returns what failed, or null. HopperCan must hold.
 const char* LaunchHopper(const GroupedProduct& product, int multiprocessors, cudaStream_t stream);
 
+// The gradient of a grouped product's weight, or some columns of it: out[s][i][j] = sum over the rows r of slot s of
+// left[r][i] * right[r][j]; zeros for a slot without rows.
+struct GroupedGradient {
+  const void* left = nullptr;     // [rows, out_rows]
+  const void* right = nullptr;    // [rows, columns]
+  const int32_t* ends = nullptr;  // [slots]
+  void* out = nullptr;            // [slots, out_rows, columns], rows out_pitch values apart
+  int64_t rows = 0, slots = 0, out_rows = 0, columns = 0, out_pitch = 0;
+  RowType type = RowType::kBFloat16;  // of every matrix; kBFloat16 or kHalf
+};
+
+// out_rows, columns and out_pitch are multiples of 8, slots are at most 1024, pointers are aligned to 16 bytes, the type is right, rows of out
+// can be counted. The device must have compute capability 9.0.
+bool HopperCan(const GroupedGradient& product);
+
+// Returns what failed, or null. HopperCan must hold.
+const char* LaunchHopper(const GroupedGradient& product, int multiprocessors, cudaStream_t stream);
+
 }  // namespace autoep::ops::cuda

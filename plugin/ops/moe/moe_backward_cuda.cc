@@ -2,13 +2,14 @@
 // The gradient of moe, from the tokens, the hidden values before the activation and the order alone. The gradient of a choice's
 // weight is the product of what the down projection was given and that one's gradient (arXiv 2512.14080), so that its output need
 // not be kept.
-#include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/searchsorted.h>
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+
+#include <algorithm>
 
 #include "plugin/ops/experts/hopper_cuda.h"
 #include "plugin/ops/launch_cuda.h"
@@ -34,13 +35,16 @@ class Backward {
     ActivatedGrad(rows, needs[1]);
     if (needs[1]) grads.weights = WeightsGrad();
     if (needs[5]) grads.down_bias = GroupSums(rows, weights_, *call_.experts.down_bias);
-    if (needs[3]) grads.down = at::_grouped_mm(rows.t(), activated_, saved_.ends).contiguous();
+    if (needs[3]) {
+      grads.down = at::empty(call_.experts.down.sizes(), x_.options());
+      HopperWeightGrad(rows, activated_, saved_.ends, grads.down);
+    }
     rows.reset();
     activated_.reset();
     if (needs[4]) grads.gate_up_bias = GroupSums(hidden_grad_, {}, *call_.experts.gate_up_bias);
     if (needs[0]) grads.x = TokensGrad();
     tokens_done(grads);
-    if (needs[2]) grads.gate_up = at::_grouped_mm(hidden_grad_.t(), Spread(x_), saved_.ends).contiguous();
+    if (needs[2]) grads.gate_up = GateUpGrad();
     return grads;
   }
 
@@ -76,6 +80,21 @@ class Backward {
     SumRows(RowsOf(rows), RowsOrNone({}), OrderOf(saved_.order, rows.size(0)), x_.size(0), choices_, x_.size(1), RowsOf(out),
             stream_);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
+    return out;
+  }
+
+  // The experts' rows of the tokens are made again, at most as much at once as the hidden values' gradient takes beside them.
+  at::Tensor GateUpGrad() {
+    at::Tensor out = at::empty(call_.experts.gate_up.sizes(), x_.options());
+    constexpr int64_t kUnit = 64;
+    const int64_t hidden = x_.size(1);
+    const int64_t step = std::max(kUnit, std::min(hidden, hidden_grad_.size(1)) / kUnit * kUnit);
+    const int64_t parts = (hidden + step - 1) / step;
+    const int64_t share = ((hidden + parts - 1) / parts + kUnit - 1) / kUnit * kUnit;
+    for (int64_t begin = 0; begin < hidden; begin += share) {
+      const int64_t columns = std::min(share, hidden - begin);
+      HopperWeightGrad(hidden_grad_, Spread(x_.narrow(1, begin, columns).contiguous()), saved_.ends, out.narrow(2, begin, columns));
+    }
     return out;
   }
 
