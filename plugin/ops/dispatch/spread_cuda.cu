@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Token rows to the positions of their pairs: each is read once and written once for each of its choices.
+#include "plugin/ops/dependent_launch.cuh"
 #include "plugin/ops/rows_cuda.cuh"
 
 namespace autoep::ops::cuda {
@@ -8,6 +9,8 @@ namespace {
 template <typename To, typename From, int W>
 __global__ void Spread(const From* from, Rows factors, Order order, int64_t choices, int64_t hidden, To* to) {
   using S = Sum<From>;
+  LetNextGridStart();
+  WaitForEarlierGrids();
   const int64_t token = blockIdx.x;
   const int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * W;
   if (column >= hidden) return;
@@ -31,8 +34,8 @@ void SpreadRows(Rows from, Rows factors, Order order, int64_t tokens, int64_t ch
   VisitPair(to.type, from.type, [&]<typename To, typename From>() {
     const auto launch = [&]<int W>() {
       const RowGrid grid = GridFor(tokens, hidden / W);
-      Spread<To, From, W><<<grid.blocks, grid.threads, 0, stream>>>(static_cast<const From*>(from.data), factors, order, choices,
-                                                                    hidden, static_cast<To*>(to.data));
+      LaunchDependent(&Spread<To, From, W>, grid.blocks, grid.threads, 0, stream, static_cast<const From*>(from.data), factors,
+                      order, choices, hidden, static_cast<To*>(to.data));
     };
     if (Vectors<To>(hidden, from.data, to.data)) {
       launch.template operator()<kVector<To>>();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hopper's own instructions (PTX ISA 8.0, sm_90a): barriers in shared memory, the tensor copy engine, stmatrix, dependent launch.
+// Hopper's own instructions (PTX ISA 8.0, sm_90a): barriers in shared memory, the tensor copy engine, stmatrix.
 #pragma once
 
 #include <cuda.h>
@@ -165,12 +165,6 @@ __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, uint3
 __device__ __forceinline__ void ArriveAfterCopies(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier)) : "memory");
 }
-
-// Waits for the grids this one depends on, and their writes.
-__device__ __forceinline__ void WaitForEarlierGrids() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
-// Lets the next grid start as soon as there is room for it.
-__device__ __forceinline__ void LetNextGridStart() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 template <int kRegisters>
 __device__ __forceinline__ void GrowRegisters() {

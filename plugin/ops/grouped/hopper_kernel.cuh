@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "plugin/ops/dependent_launch.cuh"
 #include "plugin/ops/grouped/hopper_launch.cuh"
 #include "plugin/ops/grouped/hopper_load.cuh"
 #include "plugin/ops/grouped/hopper_multiply.cuh"
@@ -32,8 +33,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   const Memory memory(raw, args.cut);
   Shared& shared = memory.shared;
   const Cluster cluster{ClusterSize(), ClusterRank()};
-  if (!args.only_in_is_fresh) WaitForEarlierGrids();
-  LetNextGridStart();
+  const int weight_tiles = (args.columns + kTileColumns<kForm> - 1) / kTileColumns<kForm>;
   if (threadIdx.x == 0) {
     InitBarriers(shared, args.cut.stages, cluster, kGather ? 1 + kGroupThreads : 1);
     PrefetchMap(&weights);
@@ -44,12 +44,14 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       PrefetchMap(&small_rows);
     }
   }
+  // The next grid may take what is older than this one for done, hence the order.
+  if (!args.only_in_is_fresh) WaitForEarlierGrids();
+  LetNextGridStart();
   if (threadIdx.x / 32 == 1) {
     CountTiles(args.ends, args.slots, min(args.cut.tile_rows, kMostRows), args.cut.tile_rows, shared.groups);
   }
   __syncthreads();
   if (cluster.size > 1) SyncCluster();
-  const int weight_tiles = (args.columns + kTileColumns<kForm> - 1) / kTileColumns<kForm>;
   const Schedule schedule(shared.groups, args.slots, weight_tiles, kGranule, cluster);
   constexpr int kOtherRegisters = kGather ? kGatheringRegisters : kLoadingRegisters;
   const int warp = threadIdx.x / 32;

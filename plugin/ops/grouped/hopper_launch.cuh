@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "plugin/ops/dependent_launch.cuh"
 #include "plugin/ops/grouped/hopper_block.cuh"
 
 namespace autoep::ops::cuda::hopper {
@@ -33,9 +34,7 @@ cudaError_t AllowShared() {
 template <auto kKernel, typename... Args>
 const char* LaunchCluster(Shape shape, int multiprocessors, cudaStream_t stream, const Args&... args) {
   if (const cudaError_t error = AllowShared<kKernel>(); error != cudaSuccess) return cudaGetErrorString(error);
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {BeginsEarly()};
   attributes[1].id = cudaLaunchAttributeClusterDimension;
   attributes[1].val.clusterDim.x = shape.cluster;
   attributes[1].val.clusterDim.y = 1;

@@ -2,6 +2,7 @@
 // The loading warpgroup of the grouped product: weights and rows into the stages.
 #pragma once
 
+#include "plugin/ops/dependent_launch.cuh"
 #include "plugin/ops/grouped/hopper.cuh"
 #include "plugin/ops/grouped/hopper_block.cuh"
 
