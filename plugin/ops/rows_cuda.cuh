@@ -40,23 +40,35 @@ struct alignas(sizeof(T) * W < 16 ? sizeof(T) * W : 16) Vector {
   T at[W];
 };
 
-// Reads one of a matrix of any type.
-template <typename S>
-__device__ S ReadAny(const Rows& matrix, int64_t i) {
+// Calls visit(values) with a pointer of the matrix's type.
+template <typename Visit>
+__device__ __forceinline__ auto VisitValues(const Rows& matrix, Visit visit) {
   switch (matrix.type) {
     case RowType::kDouble:
-      return Widen<S>(static_cast<const double*>(matrix.data)[i]);
+      return visit(static_cast<const double*>(matrix.data));
     case RowType::kFloat:
-      return Widen<S>(static_cast<const float*>(matrix.data)[i]);
+      return visit(static_cast<const float*>(matrix.data));
     case RowType::kHalf:
-      return Widen<S>(static_cast<const __half*>(matrix.data)[i]);
+      return visit(static_cast<const __half*>(matrix.data));
     default:
-      return Widen<S>(static_cast<const __nv_bfloat16*>(matrix.data)[i]);
+      return visit(static_cast<const __nv_bfloat16*>(matrix.data));
   }
 }
 
+// Reads one of a matrix of any type.
+template <typename S>
+__device__ S ReadAny(const Rows& matrix, int64_t i) {
+  return VisitValues(matrix, [&](const auto* values) { return Widen<S>(values[i]); });
+}
+
+// Calls visit(positions) with a pointer of their type.
+template <typename Visit>
+__device__ __forceinline__ auto VisitPositions(const Order& order, Visit visit) {
+  return order.is_short ? visit(static_cast<const int32_t*>(order.data)) : visit(static_cast<const int64_t*>(order.data));
+}
+
 __device__ inline int64_t PositionAt(const Order& order, int64_t pair) {
-  return order.is_short ? static_cast<const int32_t*>(order.data)[pair] : static_cast<const int64_t*>(order.data)[pair];
+  return VisitPositions(order, [&](const auto* positions) { return int64_t{positions[pair]}; });
 }
 
 // How many of Row fill 16 bytes.

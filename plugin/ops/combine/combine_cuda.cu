@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // combine on CUDA: each thread adds its columns of a token's choices, in order; no atomics, so the sum is the same every time.
+#include "plugin/ops/dependent_launch.cuh"
 #include "plugin/ops/rows_cuda.cuh"
 
 namespace autoep::ops::cuda {
 namespace {
+
+// What is read only here since long, and has left the L2 cache: brings it back beside the grid that makes the rows.
+__device__ __forceinline__ void PrefetchChoice(const Rows& factors, const Order& order, int64_t pair) {
+  VisitPositions(order, [&](const auto* positions) { PrefetchToL2(positions + pair); });
+  if (factors.data != nullptr) VisitValues(factors, [&](const auto* values) { PrefetchToL2(values + pair); });
+}
 
 // kChoices 0: as many as `choices` says.
 template <typename From, typename To, int W, int kChoices>
@@ -11,32 +18,46 @@ __global__ void Combine(const From* from, Rows factors, Order order, int64_t cho
   using S = std::conditional_t<std::is_same_v<From, double>, double, Sum<To>>;
   const int64_t token = blockIdx.x;
   const int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * W;
+  if (threadIdx.x < choices) PrefetchChoice(factors, order, token * choices + threadIdx.x);
+  WaitForEarlierGrids();
   if (column >= hidden) return;
   S sum[W] = {};
-  const auto add = [&](const Vector<From, W>& row, int64_t pair) {
-    const S factor = factors.data == nullptr ? S{1} : ReadAny<S>(factors, pair);
+  const auto add = [&](const Vector<From, W>& row, S factor) {
 #pragma unroll
     for (int i = 0; i < W; ++i) sum[i] += factor * Widen<S>(row.at[i]);
   };
-  // False where the choice has no row.
-  const auto read = [&](int64_t pair, Vector<From, W>& row) {
-    const int64_t position = PositionAt(order, pair);
-    if (position >= order.rows) return false;
-    row = *reinterpret_cast<const Vector<From, W>*>(from + position * hidden + column);
-    return true;
+  const auto row_at = [&](int64_t position) {
+    return *reinterpret_cast<const Vector<From, W>*>(from + position * hidden + column);
   };
   if constexpr (kChoices > 0) {
-    Vector<From, W> rows[kChoices];
-    bool there[kChoices];
+    const int64_t first = token * kChoices;
+    int64_t position[kChoices];
+    VisitPositions(order, [&](const auto* positions) {
 #pragma unroll
-    for (int j = 0; j < kChoices; ++j) there[j] = read(token * kChoices + j, rows[j]);
+      for (int j = 0; j < kChoices; ++j) position[j] = positions[first + j];
+    });
+    S factor[kChoices];
+#pragma unroll
+    for (int j = 0; j < kChoices; ++j) factor[j] = 1;
+    if (factors.data != nullptr) {
+      VisitValues(factors, [&](const auto* values) {
+#pragma unroll
+        for (int j = 0; j < kChoices; ++j) factor[j] = Widen<S>(values[first + j]);
+      });
+    }
+    Vector<From, W> rows[kChoices];
 #pragma unroll
     for (int j = 0; j < kChoices; ++j) {
-      if (there[j]) add(rows[j], token * kChoices + j);
+      if (position[j] < order.rows) rows[j] = row_at(position[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kChoices; ++j) {
+      if (position[j] < order.rows) add(rows[j], factor[j]);
     }
   } else {
     for (int64_t pair = token * choices; pair < (token + 1) * choices; ++pair) {
-      if (Vector<From, W> row; read(pair, row)) add(row, pair);
+      const int64_t position = PositionAt(order, pair);
+      if (position < order.rows) add(row_at(position), factors.data == nullptr ? S{1} : ReadAny<S>(factors, pair));
     }
   }
   Vector<To, W> out;
@@ -71,8 +92,8 @@ void LaunchCombine(Rows from, Rows factors, Order order, int64_t tokens, int64_t
                    cudaStream_t stream) {
   const RowGrid grid = GridFor(tokens, hidden / W);
   const auto launch = [&]<int kChoices>() {
-    Combine<From, To, W, kChoices><<<grid.blocks, grid.threads, 0, stream>>>(static_cast<const From*>(from.data), factors, order,
-                                                                             choices, hidden, static_cast<To*>(to.data));
+    LaunchDependent(&Combine<From, To, W, kChoices>, grid.blocks, grid.threads, 0, stream, static_cast<const From*>(from.data),
+                    factors, order, choices, hidden, static_cast<To*>(to.data));
   };
   if (W > 1 && choices == 8) {
     launch.template operator()<8>();
