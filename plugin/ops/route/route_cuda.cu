@@ -2,6 +2,7 @@
 // The router on CUDA and its gradient: one warp a token, its scores in registers, the best choice taken top_k times.
 #include <cmath>
 
+#include "plugin/ops/dependent_launch.cuh"
 #include "plugin/ops/route/route_cuda.h"
 #include "plugin/ops/rows_cuda.cuh"
 
@@ -28,11 +29,6 @@ __device__ void WriteAny(const Rows& matrix, int64_t i, float value) {
   }
 }
 
-__device__ float WarpMax(float value) {
-  for (int step = kWarp / 2; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(kAll, value, step));
-  return value;
-}
-
 __device__ float WarpSum(float value) {
   for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAll, value, step);
   return value;
@@ -45,15 +41,45 @@ __device__ unsigned Key(float value) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
+__device__ float OfKey(unsigned key) { return __uint_as_float((key & 0x80000000u) != 0 ? key ^ 0x80000000u : ~key); }
+
+// NaN where any is.
+__device__ float WarpMax(float value) { return OfKey(__reduce_max_sync(kAll, Key(value))); }
+
+// values[i] is expert lane + 32 i of a row; past the last expert they are `none`. No read waits for another: by masks, for of
+// conditions the compiler makes branches.
+template <int kEach, typename T>
+__device__ __forceinline__ void ReadExperts(const T* row, int experts, int lane, float none, float (&values)[kEach]) {
+  T read[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) read[i] = row[min(lane + kWarp * i, experts - 1)];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const unsigned mask = (lane + kWarp * i - experts) >> 31;  // all ones below
+    values[i] = __uint_as_float((__float_as_uint(Widen<float>(read[i])) & mask) | (__float_as_uint(none) & ~mask));
+  }
+}
+
+// Of the row that begins at `first`.
+template <int kEach>
+__device__ void ReadRow(const Rows& matrix, int64_t first, int experts, int lane, float none, float (&values)[kEach]) {
+  if (matrix.type == RowType::kHalf) {
+    ReadExperts(static_cast<const __half*>(matrix.data) + first, experts, lane, none, values);
+  } else if (matrix.type == RowType::kBFloat16) {
+    ReadExperts(static_cast<const __nv_bfloat16*>(matrix.data) + first, experts, lane, none, values);
+  } else {
+    ReadExperts(static_cast<const float*>(matrix.data) + first, experts, lane, none, values);
+  }
+}
+
 // scores[i] is expert lane + 32 i.
 template <int kEach>
 __device__ void Score(const RouteCall& call, int64_t token, int lane, float (&scores)[kEach]) {
+  ReadRow(call.logits, token * call.experts, static_cast<int>(call.experts), lane, -INFINITY, scores);
   float largest = -INFINITY;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
-    const int expert = lane + kWarp * i;
-    scores[i] =
-        expert < call.experts ? RoundTo(call.score_type, ReadAny<float>(call.logits, token * call.experts + expert)) : -INFINITY;
+    scores[i] = RoundTo(call.score_type, scores[i]);
     largest = fmaxf(largest, scores[i]);
   }
   if (call.scores == Scores::kSoftmax) {
@@ -73,16 +99,31 @@ __device__ void Score(const RouteCall& call, int64_t token, int lane, float (&sc
   }
 }
 
-// The expert with the largest key, and its lane's knowledge of it: key 0 where there is none.
-__device__ int Best(unsigned key, int expert) {
+struct Choice {
+  unsigned key;
+  int expert;
+};
+
+// Of all lanes' keys the largest, of the lowest expert that has it; it becomes 0.
+template <int kEach>
+__device__ Choice TakeBest(unsigned (&keys)[kEach], int lane) {
+  unsigned key = 0;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) key = max(key, keys[i]);
+  int expert = 0;
+#pragma unroll
+  for (int i = kEach - 1; i >= 0; --i) expert = keys[i] == key ? lane + kWarp * i : expert;
   const unsigned largest = __reduce_max_sync(kAll, key);
-  return static_cast<int>(__reduce_min_sync(kAll, key == largest ? static_cast<unsigned>(expert) : kAll));
+  const int best = static_cast<int>(__reduce_min_sync(kAll, key == largest ? static_cast<unsigned>(expert) : kAll));
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) keys[i] = best == lane + kWarp * i ? 0 : keys[i];
+  return {largest, best};
 }
 
 // Bit g is set where group g of `choice` is one of the best.
 __device__ unsigned BestGroups(const RouteCall& call, int lane, const float* choice) {
   const int size = static_cast<int>(call.experts) / call.num_groups;
-  unsigned key = 0;
+  unsigned key[] = {0};
   if (lane < call.num_groups) {
     float first = -INFINITY;
     float second = -INFINITY;
@@ -91,14 +132,10 @@ __device__ unsigned BestGroups(const RouteCall& call, int lane, const float* cho
       second = fmaxf(second, fminf(first, value));
       first = fmaxf(first, value);
     }
-    key = Key(call.group_max ? first : RoundTo(call.choice_type, first + second));
+    key[0] = Key(call.group_max ? first : RoundTo(call.choice_type, first + second));
   }
   unsigned best = 0;
-  for (int i = 0; i < call.top_groups; ++i) {
-    const int group = Best(key, lane);
-    best |= 1u << group;
-    if (lane == group) key = 0;
-  }
+  for (int i = 0; i < call.top_groups; ++i) best |= 1u << TakeBest(key, lane).expert;
   return best;
 }
 
@@ -125,63 +162,49 @@ __global__ void Route(RouteCall call) {
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
   const int64_t token = int64_t{blockIdx.x} * kTokensPerBlock + warp;
+  LetNextGridStart();
+  WaitForEarlierGrids();
   if (token >= call.tokens) return;
-  float* weighed = memory + warp * kEach * kWarp;
+  const int experts = static_cast<int>(call.experts);
+  float* of_expert = memory + warp * kEach * kWarp;
+  float bias[kEach];
+  if (call.bias.data != nullptr) ReadRow(call.bias, 0, experts, lane, 0, bias);
+  float scores[kEach];
+  Score(call, token, lane, scores);
   float choice[kEach];
-  Score(call, token, lane, choice);
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
-    const int expert = lane + kWarp * i;
-    const float score = choice[i];
-    if (call.bias.data != nullptr && expert < call.experts) {
-      choice[i] = RoundTo(call.choice_type, score + ReadAny<float>(call.bias, expert));
-    }
-    if (call.num_groups > 1) weighed[expert] = choice[i];
+    choice[i] = call.bias.data == nullptr ? scores[i] : RoundTo(call.choice_type, scores[i] + bias[i]);
+    if (call.num_groups > 1) of_expert[lane + kWarp * i] = choice[i];
   }
   if (call.num_groups > 1) {
     __syncwarp();
-    const unsigned groups = BestGroups(call, lane, weighed);
-    const int size = static_cast<int>(call.experts) / call.num_groups;
+    const unsigned groups = BestGroups(call, lane, of_expert);
+    const int size = experts / call.num_groups;
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       const int expert = lane + kWarp * i;
-      if (expert < call.experts && (groups >> (expert / size) & 1) == 0) choice[i] = call.group_fill;
+      if (expert < experts && (groups >> (expert / size) & 1) == 0) choice[i] = call.group_fill;
     }
   }
-  float mine = 0;
-  int64_t my_expert = 0;
-  unsigned taken = 0;  // bit i: choice[i] is gone
-  for (int j = 0; j < call.top_k; ++j) {
-    unsigned key = 0;
-    int expert = static_cast<int>(call.experts);
-    float value = 0;
+  unsigned keys[kEach];  // 0: taken, or no expert
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int here = lane + kWarp * i;
-      const unsigned candidate = here < call.experts && (taken >> i & 1) == 0 ? Key(choice[i]) : 0;
-      if (candidate > key) {
-        key = candidate;
-        expert = here;
-        value = choice[i];
-      }
-    }
-    const int best = Best(key, expert);
-    const int owner = best % kWarp;
-    if (lane == owner) taken |= 1u << (best / kWarp);
-    const float best_value = __shfl_sync(kAll, value, owner);
+  for (int i = 0; i < kEach; ++i) keys[i] = lane + kWarp * i < experts ? Key(choice[i]) : 0;
+  float mine = 0;
+  int my_expert = 0;
+  for (int j = 0; j < call.top_k; ++j) {
+    const Choice best = TakeBest(keys, lane);
     if (lane == j) {
-      mine = best_value;
-      my_expert = best;
+      mine = OfKey(best.key);
+      my_expert = best.expert;
     }
   }
   if (!call.weigh_choice && (call.bias.data != nullptr || call.num_groups > 1)) {
-    // The scores once more, since choice is no longer them.
-    Score(call, token, lane, choice);
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) weighed[lane + kWarp * i] = choice[i];
+    for (int i = 0; i < kEach; ++i) of_expert[lane + kWarp * i] = scores[i];
     __syncwarp();
-    if (lane < call.top_k) mine = weighed[my_expert];
+    if (lane < call.top_k) mine = of_expert[my_expert];
   }
   const float weight = Renormalised(call, lane, mine);
   if (lane < call.top_k) {
@@ -269,7 +292,7 @@ void VisitSize(const RouteCall& call, LaunchKernel launch) {
 
 void RouteTokens(const RouteCall& call, cudaStream_t stream) {
   VisitSize(call, [&]<int kEach>(unsigned blocks, int threads, size_t shared) {
-    Route<kEach><<<blocks, threads, shared, stream>>>(call);
+    LaunchDependent(&Route<kEach>, blocks, threads, shared, stream, call);
   });
 }
 
