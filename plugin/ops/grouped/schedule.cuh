@@ -38,24 +38,37 @@ struct Groups {
 
 // By one warp. A group of at most whole_rows is one tile, another as many as it needs of tile_rows.
 __device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows, int whole_rows, Groups& groups) {
+  constexpr int kAtOnce = 4;  // times 32 slots: no read and no sum waits for another
   const int lane = threadIdx.x % 32;
   int before = 0;
-  for (int base = 0; base < slots; base += 32) {
-    const int slot = base + lane;
-    const int end = slot < slots ? ends[slot] : 0;
-    const int begin = slot == 0 || slot >= slots ? 0 : ends[slot - 1];
-    const int rows = slot < slots ? end - begin : 0;
-    int tiles = rows <= whole_rows ? min(rows, 1) : (rows + tile_rows - 1) / tile_rows;
-    const int own = tiles;
+  int begin = 0;
+  for (int base = lane; base - lane < slots; base += 32 * kAtOnce) {
+    int end[kAtOnce], own[kAtOnce], tiles[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) end[i] = ends[min(base + 32 * i, slots - 1)];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int lower = __shfl_up_sync(~0u, end[i], 1);
+      const int rows = end[i] - (lane == 0 ? begin : lower);
+      own[i] = tiles[i] = rows <= whole_rows ? min(rows, 1) : (rows + tile_rows - 1) / tile_rows;
+      begin = __shfl_sync(~0u, end[i], 31);
+    }
     for (int step = 1; step < 32; step *= 2) {
-      const int lower = __shfl_up_sync(~0u, tiles, step);
-      if (lane >= step) tiles += lower;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int lower = __shfl_up_sync(~0u, tiles[i], step);
+        if (lane >= step) tiles[i] += lower;
+      }
     }
-    if (slot < slots) {
-      groups.ends[slot] = end;
-      groups.first[slot] = before + tiles - own;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int slot = base + 32 * i;
+      if (slot < slots) {
+        groups.ends[slot] = end[i];
+        groups.first[slot] = before + tiles[i] - own[i];
+      }
+      before += __shfl_sync(~0u, tiles[i], 31);
     }
-    before += __shfl_sync(~0u, tiles, 31);
   }
   if (lane == 0) groups.first[slots] = before;
 }
