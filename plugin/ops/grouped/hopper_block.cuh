@@ -109,6 +109,7 @@ struct KernelArgs {
   contract::Activation activation;
   float alpha, limit, shift;  // kClampedSwiglu only
   bool only_in_is_fresh;
+  int early_steps;  // of which the weights are brought into the L2 cache before the rows' places are known
 };
 
 // Of a tile. A slot without rows has one, of zeros.

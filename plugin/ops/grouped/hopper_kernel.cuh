@@ -43,6 +43,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       PrefetchMap(&large_rows);
       PrefetchMap(&small_rows);
     }
+    if constexpr (kForm != Form::kAcross) PrefetchWeights<kForm>(weights, args, weight_tiles);
   }
   // The next grid may take what is older than this one for done, hence the order.
   if (!args.only_in_is_fresh) WaitForEarlierGrids();
@@ -83,6 +84,14 @@ Shape ShapeFor(const GroupedProduct& product) {
   if constexpr (kWay == Way::kInOrder) return {kLargeCut, 2};
   constexpr int64_t kFewInTinyTile = kTinyCut.tile_rows / 3;
   return product.rows / product.slots <= kFewInTinyTile ? Shape{kTinyCut, 1} : Shape{kSmallCut, 1};
+}
+
+// Where reading weights is what takes time, and most slots have rows: the memory has nothing else to do while the rows' places are
+// being found.
+inline int EarlySteps(const GroupedProduct& product) {
+  constexpr int64_t kSteps = 4;  // 64 KB a block: about what is read in that time
+  if (product.only_in_is_fresh || !ReadsWeights(product) || product.rows < product.slots) return 0;
+  return static_cast<int>(std::min(kSteps, (product.depth + kTileDepth - 1) / kTileDepth));
 }
 
 // Groups of about a tile's rows, about half of which have a few more; and so many tiles that larger ones keep all blocks busy.
@@ -126,7 +135,8 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
                         static_cast<float>(activation.alpha),
                         static_cast<float>(activation.limit),
                         static_cast<float>(activation.spec.shift),
-                        product.only_in_is_fresh};
+                        product.only_in_is_fresh,
+                        EarlySteps(product)};
   return LaunchCluster<&GroupedKernel<T, kForm, kWay>>(shape, multiprocessors, stream, args, *weights, *wide_rows,
                                                        *large_rows, *small_rows, *out, *gates, *ups);
 }

@@ -46,6 +46,16 @@ __device__ __forceinline__ void LoadWeights(const CUtensorMap& map, const Tile& 
   }
 }
 
+// Of the tile that is this block's first where every slot has rows.
+template <Form kForm>
+__device__ __forceinline__ void PrefetchWeights(const CUtensorMap& map, const KernelArgs& args, int weight_tiles) {
+  static_assert(kForm != Form::kAcross);
+  const int slot = blockIdx.x / weight_tiles;
+  const int column = blockIdx.x % weight_tiles * kTileColumns<kForm>;
+  if (slot >= args.slots) return;
+  for (int step = 0; step < args.early_steps; ++step) Prefetch5(&map, step * kTileDepth, 0, 0, column / 8, slot);
+}
+
 struct RowMaps {
   const CUtensorMap& wide;
   const CUtensorMap& large;
