@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dependent launch, from compute capability 9.0 on: a grid may begin while the one before it in the stream still runs, and waits
-// for it itself.
+// Dependent launch, from compute capability 9.0 on: a grid may begin while the one before it in the stream still runs, and
+// waits for it itself.
 //
-// What all of ours keep to: some thread of every grid waits before the grid ends, so that a grid's end means the end of all before
-// it; and before its own wait a grid neither reads nor writes what another grid may have a hand in, for memory that was freed is
-// given out again in the stream's order. A prefetch into the L2 cache reads nothing: it may come earlier.
+// What all of ours keep to: every grid waits, in one thread at least, before it ends, so that its end means the end of all
+// before it. And before its own wait a grid neither reads nor writes what another grid may have a hand in, nor memory that was
+// freed, which is given out again in the stream's order. A prefetch into the L2 cache reads nothing: it may come earlier.
 #pragma once
 
 #include <cuda_runtime.h>
+
+#include <cstdint>
 
 namespace autoep::ops::cuda {
 
@@ -37,16 +39,28 @@ inline cudaLaunchAttribute BeginsEarly() {
   return attribute;
 }
 
+// Whether the current device has the wait; kernels are compiled for it wherever they run there.
+inline bool CanWait() {
+  constexpr int kMostDevices = 64;
+  static const uint64_t able = [] {
+    uint64_t bits = 0;
+    int devices = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess) return bits;
+    for (int device = 0; device < devices && device < kMostDevices; ++device) {
+      int major = 0;
+      if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) continue;
+      if (major >= 9) bits |= uint64_t{1} << device;
+    }
+    return bits;
+  }();
+  int device = 0;
+  return cudaGetDevice(&device) == cudaSuccess && device < kMostDevices && (able >> device & 1) != 0;
+}
+
 // Launches a kernel that calls WaitForEarlierGrids, on any device: older ones have no such wait, and start it in turn.
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchDependent(void (*kernel)(Parameters...), dim3 blocks, unsigned threads, size_t shared, cudaStream_t stream,
                             Arguments... arguments) {
-  int device = 0;
-  int major = 0;
-  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-  if (const cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device); error != cudaSuccess) {
-    return error;
-  }
   cudaLaunchAttribute early = BeginsEarly();
   cudaLaunchConfig_t config{};
   config.gridDim = blocks;
@@ -54,7 +68,7 @@ cudaError_t LaunchDependent(void (*kernel)(Parameters...), dim3 blocks, unsigned
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.numAttrs = CanWait() ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 

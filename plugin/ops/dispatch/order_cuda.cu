@@ -58,8 +58,8 @@ struct Run {
   __device__ int64_t First() const { return begin + threadIdx.x % kWarp; }
 };
 
-// The table of slots into shared memory, and the slot of this thread's first pair, -1 if there is none; neither read waits for the
-// other.
+// The table of slots into shared memory, and the slot of this thread's first pair, -1 if there is none. Neither read waits
+// for the other.
 __device__ int ReadSlots(const PairsIn& in, const Run& run, int* slots) {
   const int64_t first = run.First() < run.end ? ExpertOf(in, run.First()) : -1;
   if (threadIdx.x < in.experts) slots[threadIdx.x] = SlotOfExpert(in, threadIdx.x);
@@ -160,7 +160,8 @@ __device__ SlotSums SumSlot(const PairsIn& in, int slot, int here, const int64_t
 }
 
 // by_block is null where there is one block.
-__global__ void __launch_bounds__(kMostThreads) PlacePairs(PairsIn in, int64_t pairs_per_warp, const int64_t* by_block, PairsOut out) {
+__global__ void __launch_bounds__(kMostThreads)
+    PlacePairs(PairsIn in, int64_t pairs_per_warp, const int64_t* by_block, PairsOut out) {
   extern __shared__ int counts[];
   __shared__ int slots[kMostThreads];
   __shared__ int totals[kMostThreads];

@@ -23,31 +23,27 @@ bool SwitchedOff() {
 }
 
 // What both products have in common.
-GroupedProduct Product(const ExpertsCall& call, const at::Tensor& in, const at::Tensor& weight,
-                       const std::optional<at::Tensor>& bias) {
+GroupedProduct Product(const at::Tensor& weight, const std::optional<at::Tensor>& bias, int64_t rows) {
   GroupedProduct product;
-  product.in = in.const_data_ptr();
-  product.in_rows = in.size(0);
+  product.in_rows = product.rows = rows;
   product.weight = weight.const_data_ptr();
   product.bias = DataOrNull(bias);
   product.slots = weight.size(0);
   product.depth = weight.size(2);
-  product.type = RowTypeOf(in.scalar_type());
+  product.type = RowTypeOf(weight.scalar_type());
   return product;
 }
 
-GroupedProduct Up(const ExpertsCall& call, const at::Tensor& in, int64_t rows) {
-  GroupedProduct product = Product(call, in, call.gate_up, call.gate_up_bias);
+GroupedProduct Up(const ExpertsCall& call, int64_t rows) {
+  GroupedProduct product = Product(call.gate_up, call.gate_up_bias, rows);
   if (call.activation.gated) product.activation = ActivationOf(call);
   product.columns = call.down.size(2);
-  product.rows = rows;
   return product;
 }
 
-GroupedProduct Down(const ExpertsCall& call, const at::Tensor& in, int64_t rows) {
-  GroupedProduct product = Product(call, in, call.down, call.down_bias);
+GroupedProduct Down(const ExpertsCall& call, int64_t rows) {
+  GroupedProduct product = Product(call.down, call.down_bias, rows);
   product.columns = call.down.size(1);
-  product.rows = rows;
   product.only_in_is_fresh = true;
   return product;
 }
@@ -67,37 +63,46 @@ bool HopperRuns(const ExpertsCall& call, int64_t rows) {
   const at::ScalarType type = call.rows.scalar_type();
   if (type != at::kBFloat16 && type != at::kHalf) return false;
   const cudaDeviceProp* device = at::cuda::getDeviceProperties(call.rows.get_device());
-  return device->major == 9 && device->minor == 0 && HopperCan(Up(call, call.rows, rows)) &&
-         HopperCan(Down(call, call.rows, rows)) && !SwitchedOff();
+  GroupedProduct up = Up(call, rows);
+  up.in = call.rows.const_data_ptr();
+  return device->major == 9 && device->minor == 0 && HopperCan(up) && HopperCan(Down(call, rows)) && !SwitchedOff();
 }
 
-ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool keep_hidden) {
-  const at::TensorOptions options = call.rows.options();
+void HopperForward(const ExpertsCall& call, const GroupedRows& rows, const ForwardBuffers& buffers) {
   // Only gated activations are part of the product; another is a pass of its own.
   const bool gated = call.activation.gated;
-  ExpertsOut result{{}, keep_hidden || !gated ? at::empty({rows.count, call.gate_up.size(1)}, options) : at::Tensor()};
-  const at::Tensor activated = at::empty({rows.count, call.down.size(2)}, options);
-  result.out = at::empty({rows.count, call.down.size(1)}, options);
-  GroupedProduct up = Up(call, call.rows, rows.count);
+  GroupedProduct up = Up(call, rows.count);
+  up.in = call.rows.const_data_ptr();
+  up.in_rows = call.rows.size(0);
   up.source = rows.source;
-  up.hidden = gated && keep_hidden ? result.hidden.data_ptr() : nullptr;
-  up.out = gated ? activated.data_ptr() : result.hidden.data_ptr();
-  GroupedProduct down = Down(call, activated, rows.count);
+  up.hidden = gated ? buffers.hidden : nullptr;
+  up.out = gated ? buffers.activated : buffers.hidden;
+  GroupedProduct down = Down(call, rows.count);
+  down.in = buffers.activated;
   up.ends = down.ends = rows.ends;
-  down.out = result.out.data_ptr();
+  down.out = buffers.out;
   at::Tensor counters;
   if (!ReadsWeights(up)) {
-    if (rows.zeros == nullptr) counters = at::zeros({2}, options.dtype(at::kInt));
+    if (rows.zeros == nullptr) counters = at::zeros({2}, call.rows.options().dtype(at::kInt));
     up.next_tile = rows.zeros == nullptr ? counters.mutable_data_ptr<int32_t>() : rows.zeros;
     down.next_tile = up.next_tile + 1;
   }
   Launch(up);
   if (!gated) {
-    ActivateRows(ActivationOf(call), RowsOf(result.hidden), nullptr, nullptr, 0, rows.count, activated.size(1),
-                 activated.data_ptr(), c10::cuda::getCurrentCUDAStream());
+    ActivateRows(ActivationOf(call), {buffers.hidden, up.type}, nullptr, nullptr, 0, rows.count, down.depth, buffers.activated,
+                 c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
   Launch(down);
+}
+
+ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool keep_hidden) {
+  const at::TensorOptions options = call.rows.options();
+  const bool hidden = keep_hidden || !call.activation.gated;
+  ExpertsOut result{{}, hidden ? at::empty({rows.count, call.gate_up.size(1)}, options) : at::Tensor()};
+  const at::Tensor activated = at::empty({rows.count, call.down.size(2)}, options);
+  result.out = at::empty({rows.count, call.down.size(1)}, options);
+  HopperForward(call, rows, {hidden ? result.hidden.data_ptr() : nullptr, activated.data_ptr(), result.out.data_ptr()});
   return result;
 }
 

@@ -20,7 +20,16 @@ struct GroupedRows {
   int32_t* zeros = nullptr;         // [2] zeros for the products to count in; null: made where they are needed
 };
 
-// As ForwardExperts; call's offsets are not read.
+// Where it writes, in device memory, aligned to 16 bytes.
+struct ForwardBuffers {
+  void* hidden;     // [count, 2I or I]; null where it is not wanted and the activation is gated
+  void* activated;  // [count, I]
+  void* out;        // [count, H]
+};
+
+// call's offsets are not read.
+void HopperForward(const ExpertsCall& call, const GroupedRows& rows, const ForwardBuffers& buffers);
+// The same with buffers made for it, as ForwardExperts.
 ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool keep_hidden);
 
 // [R, columns]: rows [R, depth] times weight [S, depth, columns], R rows grouped by `ends`.

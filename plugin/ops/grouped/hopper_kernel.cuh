@@ -86,8 +86,8 @@ Shape ShapeFor(const GroupedProduct& product) {
   return product.rows / product.slots <= kFewInTinyTile ? Shape{kTinyCut, 1} : Shape{kSmallCut, 1};
 }
 
-// Where reading weights is what takes time, and most slots have rows: the memory has nothing else to do while the rows' places are
-// being found.
+// Where reading weights is what takes time, and most slots have rows: the memory has nothing else to do while the rows'
+// places are being found.
 inline int EarlySteps(const GroupedProduct& product) {
   constexpr int64_t kSteps = 4;  // 64 KB a block: about what is read in that time
   if (product.only_in_is_fresh || !ReadsWeights(product) || product.rows < product.slots) return 0;

@@ -20,6 +20,42 @@ namespace {
 // than the slower loads.
 bool Gathers(const MoeCall& call) { return ReadsWeights(call.num_rows, call.experts.gate_up.size(0)); }
 
+// Where the sort and the products write, in one piece, for in a small call it is the host that takes time. What the gradient
+// keeps of the products would keep all of it: they then make their own.
+class Piece {
+ public:
+  Piece(const MoeCall& call, bool gather, bool keep) {
+    const int64_t count = call.ids.numel();
+    const int64_t placed = call.placement.size(0);
+    const int64_t activated = keep ? 0 : Halves(call.num_rows * call.experts.down.size(2));
+    const int64_t hidden = call.experts.activation.gated ? 0 : activated;
+    const int64_t out = keep ? 0 : Halves(call.num_rows * call.experts.down.size(1));
+    const int64_t numbers = count * (1 + (gather ? 1 : 0) + (keep ? 1 : 0)) + placed + 2;
+    memory_ = at::empty({hidden + activated + out + numbers}, call.ids.options().dtype(at::kInt));
+    int32_t* next = memory_.mutable_data_ptr<int32_t>();
+    const auto take = [&](int64_t size) { return size == 0 ? nullptr : std::exchange(next, next + size); };
+    products = {take(hidden), take(activated), take(out)};
+    pairs.short_order = take(count);
+    pairs.ends = take(placed);
+    pairs.zeros = take(2);
+    if (gather) pairs.tokens = take(count);
+    if (keep) pairs.sorted = take(count);
+  }
+
+  at::Tensor Part(const int32_t* from, int64_t count) const {
+    return memory_.narrow(0, from - memory_.const_data_ptr<int32_t>(), count);
+  }
+
+  PairsOut pairs{};
+  ForwardBuffers products{};  // null with `keep`
+
+ private:
+  // 32-bit values that hold so many of 16 bits, and fill up 256 bytes.
+  static int64_t Halves(int64_t count) { return (count + 127) / 128 * 64; }
+
+  at::Tensor memory_;
+};
+
 }  // namespace
 
 bool MoeRuns(const MoeCall& call) {
@@ -31,44 +67,34 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   const at::Tensor& x = call.experts.rows;
   const c10::cuda::CUDAGuard guard(x.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
-  const int64_t pairs = call.ids.numel();
   const int64_t choices = call.ids.size(1);
-  const int64_t placed = call.placement.size(0);
   const bool gather = Gathers(call);
-  // In one piece, for in a small call it is the host that takes time.
-  const at::Tensor numbers =
-      at::empty({pairs * (1 + (gather ? 1 : 0) + (saved != nullptr ? 1 : 0)) + placed + 2}, call.ids.options().dtype(at::kInt));
-  int64_t taken = 0;
-  const auto take = [&](int64_t count) { return numbers.mutable_data_ptr<int32_t>() + std::exchange(taken, taken + count); };
-  PairsOut out{};
-  out.short_order = take(pairs);
-  out.ends = take(placed);
-  out.zeros = take(2);
-  if (gather) out.tokens = take(pairs);
-  if (saved != nullptr) out.sorted = take(pairs);
-  LaunchOrder(call.ids, call.placement, 1, call.layer, out);
-  const Order order{out.short_order, true, call.num_rows};
+  const Piece piece(call, gather, saved != nullptr);
+  LaunchOrder(call.ids, call.placement, 1, call.layer, piece.pairs);
+  const Order order{piece.pairs.short_order, true, call.num_rows};
   ExpertsCall experts = call.experts;
   if (!gather) {
     experts.rows = at::empty({call.num_rows, x.size(1)}, x.options());
     SpreadRows(RowsOf(x), RowsOrNone({}), order, x.size(0), choices, x.size(1), RowsOf(experts.rows), stream);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  const ExpertsOut done = HopperForward(experts, {call.num_rows, out.ends, out.tokens, out.zeros}, saved != nullptr);
-  experts.rows.reset();
-  if (saved != nullptr) {
-    const auto part = [&](const int32_t* from, int64_t count) {
-      return numbers.narrow(0, from - numbers.const_data_ptr<int32_t>(), count);
-    };
-    *saved = {done.hidden,
-              part(out.short_order, pairs).view(call.ids.sizes()),
-              part(out.ends, experts.gate_up.size(0)),
-              part(out.sorted, pairs),
+  const GroupedRows rows{call.num_rows, piece.pairs.ends, piece.pairs.tokens, piece.pairs.zeros};
+  ExpertsOut kept;
+  if (saved == nullptr) {
+    HopperForward(experts, rows, piece.products);
+  } else {
+    kept = HopperForward(experts, rows, true);
+    *saved = {kept.hidden,
+              piece.Part(piece.pairs.short_order, call.ids.numel()).view(call.ids.sizes()),
+              piece.Part(piece.pairs.ends, experts.gate_up.size(0)),
+              piece.Part(piece.pairs.sorted, call.ids.numel()),
               {}};
   }
+  experts.rows.reset();
+  const Rows out{saved == nullptr ? piece.products.out : kept.out.data_ptr(), RowTypeOf(x.scalar_type())};
   const at::Tensor weights = call.weights ? call.weights->contiguous() : at::Tensor();
   const at::Tensor sum = call.out.defined() ? call.out : at::empty(x.sizes(), x.options().dtype(call.dtype));
-  SumRows(RowsOf(done.out), RowsOrNone(weights), order, x.size(0), choices, x.size(1), RowsOf(sum), stream);
+  SumRows(out, RowsOrNone(weights), order, x.size(0), choices, x.size(1), RowsOf(sum), stream);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return sum;
 }
