@@ -28,7 +28,7 @@ __device__ __forceinline__ void LetNextGridStart() {
 }
 
 __device__ __forceinline__ void PrefetchToL2(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+  asm volatile("prefetch.L2 [%0];" ::"l"(address) : "memory");
 }
 
 // For a kernel that calls WaitForEarlierGrids.

@@ -102,13 +102,17 @@ def many_pairs() -> None:
 
 
 def dispatch_is_exact() -> None:
-    x, ids = _operands(tokens=3000, k=8, experts=128)[:2]
-    table = moe.placement(128, 1)[torch.randperm(128)]
-    call = lambda device: torch.ops.autoep.dispatch(  # noqa: E731
-        x.detach().to(device), ids.to(device), None, table.to(device), 1, "", moe.LAYER, moe.ABI
-    )
-    for one, other in zip(call("cuda"), call("cpu"), strict=True):
-        assert one.is_cuda and torch.equal(one.cpu(), other)
+    """The sort with blocks of one warp to all, of one turn and several, and with several blocks."""
+    for tokens, k, experts in (
+        (1, 1, 3), (4, 8, 32), (3, 2, 33), (16, 8, 128), (60, 8, 64), (130, 8, 256), (250, 8, 40), (300, 4, 1000), (3000, 8, 128),
+    ):  # fmt: skip
+        x, ids = _operands(tokens=tokens, k=k, experts=experts)[:2]
+        table = moe.placement(experts, 1)[torch.randperm(experts)]
+        call = lambda device: torch.ops.autoep.dispatch(  # noqa: E731
+            x.detach().to(device), ids.to(device), None, table.to(device), 1, "", moe.LAYER, moe.ABI
+        )
+        for one, other in zip(call("cuda"), call("cpu"), strict=True):
+            assert one.is_cuda and torch.equal(one.cpu(), other), (tokens, k, experts)
 
 
 def the_same_bits_every_time() -> None:
@@ -212,6 +216,42 @@ def moe_without_host_sync() -> None:
     torch.cuda.synchronize()
     with torch.no_grad():
         assert torch.equal(captured, _moe(operands, table=table))
+
+
+def layers_in_a_row() -> None:
+    """Kernels that begin before those ahead of them have ended see all that they are to see, and write over nothing that is still
+    read: layer after layer in memory that is given out again, against a wait after each op."""
+    hidden, experts, k = 256, 64, 8
+    for tokens, inner in ((16, 128), (300, 128), (200, 1096)):
+        layers = [_on("cuda", _operands("silu_gated", torch.bfloat16, hidden, inner, experts=experts, k=k)) for _ in range(4)]
+        routers = [torch.randn(experts, hidden, device="cuda", dtype=torch.bfloat16) / 8 for _ in layers]
+        table = moe.placement(experts, 1).cuda()
+        options = (torch.float, "softmax", 1, 1, "max", 0.0, k, True, False, None, "sum", 0.0, 1.0, None)
+
+        def run(x, wait=lambda: None, layers=layers, routers=routers, table=table, options=options):
+            for _ in range(5):
+                for (_, _, _, _, *weights), router in zip(layers, routers, strict=True):
+                    logits = torch.nn.functional.linear(x, router)
+                    wait()
+                    factors, ids = torch.ops.autoep.route(logits, None, *options, moe.LAYER, moe.ABI)
+                    wait()
+                    added = _moe([x, ids, factors, None, *weights], table=table)
+                    wait()
+                    x = torch.nn.functional.layer_norm(x + added, [hidden])
+                    wait()
+            return x
+
+        with torch.no_grad():
+            x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
+            expected = run(x, torch.cuda.synchronize)
+            for _ in range(10):
+                assert torch.equal(run(x), expected), tokens
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                captured = run(x)
+            for _ in range(10):
+                graph.replay()
+                assert torch.equal(captured, expected), tokens
 
 
 def moe_keeps_what_others_read() -> None:
@@ -319,6 +359,7 @@ CHECKS = [
     moe_forward_and_backward,
     groups_of_a_few_more_rows_than_a_tile,
     moe_without_host_sync,
+    layers_in_a_row,
     route_is_torchs,
     moe_keeps_what_others_read,
     beyond_2_31_elements,
