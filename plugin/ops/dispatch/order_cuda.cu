@@ -39,8 +39,7 @@ __device__ int SlotOfExpert(const PairsIn& in, int64_t expert) {
   return static_cast<int>(in.placement[2 * expert] * in.slots_per_rank + in.placement[2 * expert + 1]);
 }
 
-__device__ int64_t ExpertOf(const PairsIn& in, int64_t pair) {
-  const int64_t id = in.ids[pair];
+__device__ int64_t ExpertOf(const PairsIn& in, int64_t id) {
   if (id >= 0 && id < in.experts) return id;
   in.fault->id = id;
   in.fault->layer = in.layer;
@@ -61,19 +60,21 @@ struct Run {
 // The table of slots into shared memory, and the slot of this thread's first pair, -1 if there is none. Neither read waits
 // for the other.
 __device__ int ReadSlots(const PairsIn& in, const Run& run, int* slots) {
-  const int64_t first = run.First() < run.end ? ExpertOf(in, run.First()) : -1;
+  const bool any = run.First() < run.end;
+  const int64_t id = any ? in.ids[run.First()] : 0;
   if (threadIdx.x < in.experts) slots[threadIdx.x] = SlotOfExpert(in, threadIdx.x);
   __syncthreads();
-  return first < 0 ? -1 : slots[first];
+  return any ? slots[ExpertOf(in, id)] : -1;
 }
 
 // Calls visit(pair, slot) for the warp's pairs, 32 at a time; slot is -1 past the last.
 template <typename Visit>
 __device__ void ForPairs(const PairsIn& in, const Run& run, const int* slots, int slot, Visit visit) {
   int64_t pair = run.First();
+#pragma unroll 1
   for (int64_t base = run.begin; base < run.end; base += kWarp) {
     const int64_t next = pair + kWarp;
-    const int next_slot = next < run.end ? slots[ExpertOf(in, next)] : -1;
+    const int next_slot = next < run.end ? slots[ExpertOf(in, in.ids[next])] : -1;
     visit(pair, slot);
     pair = next;
     slot = next_slot;
@@ -102,6 +103,7 @@ __device__ void SumOverWarps(int experts, int* counts, int* totals) {
   const int warps = blockDim.x / kWarp;
   const int warp = threadIdx.x & (warps - 1);
   int* mine = counts + warp * Pitch(experts);
+#pragma unroll 1
   for (int base = 0; base < experts; base += kWarp * kAtOnce) {
     const int first = base + (threadIdx.x >> (__ffs(warps) - 1));
     int own[kAtOnce], sum[kAtOnce];
@@ -110,6 +112,7 @@ __device__ void SumOverWarps(int experts, int* counts, int* totals) {
       const int slot = first + i * kWarp;
       sum[i] = own[i] = slot < experts ? mine[slot] : 0;
     }
+#pragma unroll 1
     for (int step = 1; step < warps; step *= 2) {
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
@@ -171,6 +174,7 @@ __global__ void __launch_bounds__(kMostThreads)
   const int own = threadIdx.x;
   const int experts = static_cast<int>(in.experts);
   if (own < experts) PrefetchToL2(in.placement + 2 * own);
+#pragma unroll 1
   for (int i = own; i < static_cast<int>(blockDim.x) / kWarp * Pitch(experts); i += blockDim.x) counts[i] = 0;
   totals[own] = 0;
   const Run run(in, pairs_per_warp);

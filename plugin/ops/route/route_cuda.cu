@@ -193,6 +193,7 @@ __global__ void Route(RouteCall call) {
   for (int i = 0; i < kEach; ++i) keys[i] = lane + kWarp * i < experts ? Key(choice[i]) : 0;
   float mine = 0;
   int my_expert = 0;
+#pragma unroll 1
   for (int j = 0; j < call.top_k; ++j) {
     const Choice best = TakeBest(keys, lane);
     if (lane == j) {
