@@ -43,6 +43,7 @@ struct Cut {
 
 inline constexpr Cut kTinyCut = {32, 10, 32};
 inline constexpr Cut kSmallCut = {128, 5, 128};
+inline constexpr Cut kMiddleCut = {192, 4, 192};
 inline constexpr Cut kLargeCut = {kMostRows, 4, 96};
 inline constexpr Cut kWideCut = {kWideRows, 4, 64};
 
@@ -73,7 +74,7 @@ inline constexpr int SharedBytes(Cut cut) {
   return cut.stages * StageBytes(cut) + kMultipliers * OutBytes(cut) + static_cast<int>(sizeof(Shared));
 }
 inline constexpr int kMostShared =
-    std::max({SharedBytes(kTinyCut), SharedBytes(kSmallCut), SharedBytes(kLargeCut), SharedBytes(kWideCut)});
+    std::max({SharedBytes(kTinyCut), SharedBytes(kSmallCut), SharedBytes(kMiddleCut), SharedBytes(kLargeCut), SharedBytes(kWideCut)});
 static_assert(kMostShared <= 227 * 1024);
 
 // A thread's way to it.
@@ -141,7 +142,10 @@ template <Way kWay>
 inline constexpr int kPartRows = kWay == Way::kWide ? kWideCut.out_rows : kLargeCut.out_rows;
 // Of a tile.
 template <Way kWay>
-inline constexpr int kGranules = kInParts<kWay> ? kMostGranules : kSmallCut.tile_rows / kGranule;
+inline constexpr int kGranules = (kInParts<kWay>           ? kMostRows
+                                  : kWay == Way::kGathered ? kMiddleCut.tile_rows
+                                                           : kSmallCut.tile_rows) /
+                                 kGranule;
 
 template <Form kForm>
 inline constexpr int kTileColumns = kForm == Form::kGated ? kTileWeightRows / 2 : kTileWeightRows;

@@ -83,7 +83,8 @@ Shape ShapeFor(const GroupedProduct& product) {
   if constexpr (kWay == Way::kWide) return {kWideCut, 2};
   if constexpr (kWay == Way::kInOrder) return {kLargeCut, 2};
   constexpr int64_t kFewInTinyTile = kTinyCut.tile_rows / 3;
-  return product.rows / product.slots <= kFewInTinyTile ? Shape{kTinyCut, 1} : Shape{kSmallCut, 1};
+  if (product.rows / product.slots <= kFewInTinyTile) return {kTinyCut, 1};
+  return {kWay == Way::kFew || ReadsWeights(product) ? kSmallCut : kMiddleCut, 1};
 }
 
 // Where reading weights is what takes time, and most slots have rows: the memory has nothing else to do while the rows'

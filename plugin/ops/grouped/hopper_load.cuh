@@ -149,7 +149,7 @@ template <Form kForm>
 __device__ __forceinline__ void LoadGathered(const KernelArgs& args, const CUtensorMap& weights, const Memory& memory,
                                              const Schedule& schedule) {
   constexpr int kRowsAtOnce = kGroupThreads / 8;
-  constexpr int kMostTurns = kSmallCut.tile_rows / kRowsAtOnce;
+  constexpr int kMostTurns = kMiddleCut.tile_rows / kRowsAtOnce;
   const int steps = Steps(args.depth);
   const int thread = threadIdx.x % kGroupThreads;
   const int chunk = thread % 8;
