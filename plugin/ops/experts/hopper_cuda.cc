@@ -141,7 +141,7 @@ void HopperWeightGrad(const at::Tensor& left, const at::Tensor& right, const at:
   product.columns = right.size(1);
   product.out_pitch = out.stride(1);
   product.type = RowTypeOf(left.scalar_type());
-  TORCH_CHECK(HopperCan(product), "autoep: the gradient of the experts' weights is too large for its kernel: ", out.sizes());
+  TORCH_CHECK(HopperCan(product), "autoep: the gradient of the experts' weights does not suit its kernel: ", out.sizes());
   Launch(product);
 }
 

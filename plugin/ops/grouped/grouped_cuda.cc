@@ -37,9 +37,10 @@ bool HopperCan(const GroupedGradient& product) {
   constexpr int64_t kLeastTile = 128;
   const int64_t rows = product.slots * product.out_rows;
   const int64_t tiles = (rows / kLeastTile + product.slots) * (product.columns / kLeastTile + 1);
-  return Sized(product.out_rows) && Sized(product.columns) && Sized(product.out_pitch) && product.slots >= 1 && product.slots <= kMostSlots &&
-         rows <= INT32_MAX && tiles <= INT32_MAX && product.rows <= INT32_MAX && Aligned(product.left) && Aligned(product.right) &&
-         Aligned(product.out) && (product.type == RowType::kBFloat16 || product.type == RowType::kHalf);
+  return Sized(product.out_rows) && Sized(product.columns) && Sized(product.out_pitch) && product.slots >= 1 &&
+         product.slots <= kMostSlots && rows <= INT32_MAX && tiles <= INT32_MAX && product.rows <= INT32_MAX &&
+         Aligned(product.left) && Aligned(product.right) && Aligned(product.out) &&
+         (product.type == RowType::kBFloat16 || product.type == RowType::kHalf);
 }
 
 const char* LaunchHopper(const GroupedProduct& product, int multiprocessors, cudaStream_t stream) {

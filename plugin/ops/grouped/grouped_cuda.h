@@ -57,8 +57,8 @@ struct GroupedGradient {
   RowType type = RowType::kBFloat16;  // of every matrix; kBFloat16 or kHalf
 };
 
-// out_rows, columns and out_pitch are multiples of 8, slots are at most 1024, pointers are aligned to 16 bytes, the type is right, rows of out
-// can be counted. The device must have compute capability 9.0.
+// out_rows, columns and out_pitch are multiples of 8, slots are at most 1024, pointers are aligned to 16 bytes, the type is right,
+// rows of out can be counted. The device must have compute capability 9.0.
 bool HopperCan(const GroupedGradient& product);
 
 // Returns what failed, or null. HopperCan must hold.

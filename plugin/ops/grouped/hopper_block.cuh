@@ -28,15 +28,16 @@ inline constexpr int kQueued = 2;  // tiles
 inline constexpr int kRowBytes = kTileDepth * 2;
 inline constexpr int kWeightBytes = kTileWeightRows * kRowBytes;
 inline constexpr int kChunkBytes = kTileDepth * kRowBytes;  // 64 columns of an operand that lies across
-inline constexpr int kOutPitch = 64 * 2;  // bytes of a tile's row on its way out, of one multiplying warpgroup
-inline constexpr int kStoreBox = 32;     // rows that the copy engine writes at once
-inline constexpr int kLoadingRegisters = 40;                                            // of a thread
+inline constexpr int kOutPitch = 64 * 2;         // bytes of a tile's row on its way out, of one multiplying warpgroup
+inline constexpr int kStoreBox = 32;             // rows that the copy engine writes at once
+inline constexpr int kLoadingRegisters = 40;     // of a thread
 inline constexpr int kGatheringRegisters = 56;
 // Of what a block has, the rest.
 constexpr int MultiplyingRegisters(int loader) { return (504 - loader) / kMultipliers; }
 
-// How a launch cuts its rows: tiles of few rows leave room for more stages, which memory-bound products need. tile_rows is a multiple
-// of kSmallBox, or kWideRows. Of a multiplying warpgroup's rows, out_rows can be on their way out: all of a tile's, or parts of it.
+// How a launch cuts its rows: tiles of few rows leave room for more stages, which memory-bound products need. tile_rows is a
+// multiple of kSmallBox, or kWideRows. Of a multiplying warpgroup's rows, out_rows can be on their way out: all of a tile's, or
+// parts of it.
 struct Cut {
   int tile_rows, stages, out_rows;
 };
@@ -73,8 +74,8 @@ inline constexpr int kAlignment = 1024;  // of stages, for the swizzle
 inline constexpr int SharedBytes(Cut cut) {
   return cut.stages * StageBytes(cut) + kMultipliers * OutBytes(cut) + static_cast<int>(sizeof(Shared));
 }
-inline constexpr int kMostShared =
-    std::max({SharedBytes(kTinyCut), SharedBytes(kSmallCut), SharedBytes(kMiddleCut), SharedBytes(kLargeCut), SharedBytes(kWideCut)});
+inline constexpr int kMostShared = std::max({SharedBytes(kTinyCut), SharedBytes(kSmallCut), SharedBytes(kMiddleCut),
+                                             SharedBytes(kLargeCut), SharedBytes(kWideCut)});
 static_assert(kMostShared <= 227 * 1024);
 
 // A thread's way to it.

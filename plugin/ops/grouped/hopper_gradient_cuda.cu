@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gradient of the grouped product's weights on Hopper, by the product's own multiplying warpgroups: depth is a slot's rows, and
 // both operands lie across. The first, which takes the weights' place, is `right`, so that a tile's sums leave in out's own order;
-// the second is `left`, and shared by a cluster.
+// the second is `left`, and shared by a cluster. Rows past a slot's end are read as zeros.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
-
+#include "plugin/ops/dependent_launch.cuh"
 #include "plugin/ops/grouped/hopper_launch.cuh"
 #include "plugin/ops/grouped/hopper_load.cuh"
 #include "plugin/ops/grouped/hopper_multiply.cuh"
@@ -86,8 +85,8 @@ __device__ __forceinline__ void LoadGradient(const KernelArgs& args, const CUten
 
 template <typename T>
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    GradientKernel(const __grid_constant__ KernelArgs args, const __grid_constant__ CUtensorMap right, const __grid_constant__ CUtensorMap left,
-                   const __grid_constant__ CUtensorMap out) {
+    GradientKernel(const __grid_constant__ KernelArgs args, const __grid_constant__ CUtensorMap right,
+                   const __grid_constant__ CUtensorMap left, const __grid_constant__ CUtensorMap out) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(kAlignment) uint8_t raw[];
   const Memory memory(raw, args.cut);

@@ -4,9 +4,9 @@
 //
 // A block has a warpgroup that loads and stores, and two that multiply. Loading: weights by the copy engine; rows by the copy
 // engine where they lie in order, else by cp.async, one row of 128 bytes by 8 threads. Multiplying: each warpgroup takes 64 of a
-// tile's 128 weight rows and all of its rows. Storing: a tile while the next is multiplied. Where the copy engine loads the rows, the
-// blocks of a cluster work on neighbouring weight tiles and the same rows: each loads a share of them for all, since large tiles ask
-// much of the L2 cache.
+// tile's 128 weight rows and all of its rows. Storing: a tile while the next is multiplied. Where the copy engine loads the rows,
+// the blocks of a cluster work on neighbouring weight tiles and the same rows: each loads a share of them for all, since large
+// tiles ask much of the L2 cache.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -95,13 +95,17 @@ inline int EarlySteps(const GroupedProduct& product) {
   return static_cast<int>(std::min(kSteps, (product.depth + kTileDepth - 1) / kTileDepth));
 }
 
-// Groups of about a tile's rows, about half of which have a few more; and so many tiles that larger ones keep all blocks busy.
-// Measured on an H200.
+// For groups of about a tile's rows, about half of which have a few more. Times of the busiest pair of blocks, in rows of a weight
+// tile, estimated: without wide tiles, half of the groups are two tiles, which read their weights twice.
 template <Form kForm>
 bool WideHelps(const GroupedProduct& product, int multiprocessors) {
   const int64_t rows = product.rows / product.slots;
-  const int64_t weight_tiles = (product.columns + kTileColumns<kForm> - 1) / kTileColumns<kForm>;
-  return rows >= kMostRows * 3 / 4 && rows <= kMostRows * 9 / 8 && product.slots * weight_tiles >= int64_t{4} * multiprocessors;
+  if (rows < kMostRows * 3 / 4 || rows > kMostRows * 9 / 8) return false;
+  const int64_t pairs = multiprocessors / 2;
+  const int64_t tiles = product.slots * ((product.columns + 2 * kTileColumns<kForm> - 1) / (2 * kTileColumns<kForm>));
+  const int64_t wide = (tiles + pairs - 1) / pairs * kWideRows;
+  constexpr int64_t kReadTwice = 290;  // rows in the time of two tiles of half the rows, or one of kMostRows, on average
+  return wide <= tiles * kReadTwice / pairs + kMostRows / 2;
 }
 
 template <typename T, Form kForm, Way kWay>

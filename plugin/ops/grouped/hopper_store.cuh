@@ -170,6 +170,7 @@ __device__ __forceinline__ void StoreParts(const KernelArgs& args, const OutMaps
   for (uint32_t phase = 0;; phase ^= 1) {
     Wait(&memory.shared.out_full[group], phase);
     const OutPart part = memory.shared.out_parts[group];
+    __syncwarp();  // all have read it before another comes
     if (part.rows == 0) break;
     StoreOut<T, kForm, 32>(args, maps, memory.Out(group), memory.out_bytes / 2, part, [] { __syncwarp(); });
     if (first) {
