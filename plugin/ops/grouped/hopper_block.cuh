@@ -148,6 +148,10 @@ inline constexpr int kGranules = (kInParts<kWay>           ? kMostRows
                                                            : kSmallCut.tile_rows) /
                                  kGranule;
 
+// Of a thread, for the largest tile.
+template <Way kWay>
+inline constexpr int kSums = (kWay == Way::kWide ? kWideRows : kGranules<kWay> * kGranule) / 2;
+
 template <Form kForm>
 inline constexpr int kTileColumns = kForm == Form::kGated ? kTileWeightRows / 2 : kTileWeightRows;
 

@@ -1,41 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-// The multiplying warpgroups of the grouped product: sums, and their way into shared memory.
+// The multiplying warpgroups of the grouped product.
 #pragma once
 
 #include <algorithm>
 
 #include "plugin/ops/grouped/hopper.cuh"
 #include "plugin/ops/grouped/hopper_block.cuh"
+#include "plugin/ops/grouped/hopper_outgoing.cuh"
 #include "plugin/ops/grouped/hopper_store.cuh"
 #include "plugin/ops/grouped/wgmma.cuh"
 
 namespace autoep::ops::cuda::hopper {
 
-// Calls run.operator()<value>(), of [kLow, kHigh].
-template <int kLow, int kHigh, typename Run>
-__device__ __forceinline__ void Visit(int value, const Run& run) {
-  if constexpr (kLow == kHigh) {
-    run.template operator()<kLow>();
-  } else if (value <= (kLow + kHigh) / 2) {
-    Visit<kLow, (kLow + kHigh) / 2>(value, run);
-  } else {
-    Visit<(kLow + kHigh) / 2 + 1, kHigh>(value, run);
-  }
-}
-
 // A multiplying warpgroup. It does little beside its products, for a warp that starts them waits until the tensor cores take them:
-// what else it does leaves them idle. A tile's first part goes out at its end, the others from registers, beside later steps.
+// what else it does leaves them idle.
 template <typename T, Form kForm, Way kWay>
 class Multiplier {
  public:
   __device__ __forceinline__ Multiplier(const KernelArgs& args, const OutMaps& maps, const Memory& memory, Cluster cluster)
       : args_(args),
-        maps_(maps),
         memory_(memory),
         cluster_(cluster),
         group_(threadIdx.x / kGroupThreads - 1),
         steps_(Steps(args.depth)),
-        ring_{args.cut.stages} {}
+        ring_{args.cut.stages},
+        out_(args, maps, memory, group_) {}
 
   __device__ __forceinline__ void Run() {
     for (;;) {
@@ -52,19 +41,9 @@ class Multiplier {
         }
       }
       Multiply((tile.rows + kGranule - 1) / kGranule, stage);
-      if constexpr (kInParts<kWay>) {
-        Keep<kMostSums>(tile, bias);
-      } else {
-        StoreWhole(tile, bias);
-      }
+      out_.template Take<std::min(kSums<kWay>, kMostSums)>(sum_, tile, bias);
     }
-    if constexpr (kInParts<kWay>) {
-      LayAll();
-      AwaitRoom();
-      Announce({});
-    } else {
-      if (First()) WaitForStores();
-    }
+    out_.End();
   }
 
  private:
@@ -72,21 +51,16 @@ class Multiplier {
   static constexpr bool kAcross = kForm == Form::kAcross || kForm == Form::kGradient;
   static constexpr int kAcrossStride = 128;  // of 16 values of K
   static constexpr int kWeightStride = kAcross ? kAcrossStride : 2;
-  static constexpr int kSums = kWay == Way::kWide ? kWideRows / 2 : kGranules<kWay> * kGranule / 2;
-  static constexpr int kSumGranules = kSums / 8;
-  static constexpr int kPartGranules = kPartRows<kWay> / kGranule;
-
-  __device__ __forceinline__ static bool First() { return threadIdx.x % kGroupThreads == 0; }
 
   // All steps of a tile: beside what goes out, with one switch a step; then in a loop for each size.
   __device__ __forceinline__ void Multiply(int granules, const uint8_t* stage) {
     step_ = 0;
     if constexpr (kInParts<kWay>) {
 #pragma unroll 1
-      while (left_ > 0 && step_ < steps_) {
+      while (out_.Any() && step_ < steps_) {
         Visit<1, kMostGranules>(granules, [&]<int kCount>() __attribute__((always_inline)) { Start<kCount * kGranule>(stage); });
         EndStep();
-        LaySome();
+        out_.LaySome();
         if (step_ < steps_) stage = AwaitStage();
       }
     }
@@ -95,7 +69,7 @@ class Multiplier {
         Accumulate([&](const uint8_t* from) __attribute__((always_inline)) { Start<kCount * kGranule>(from); }, stage);
       });
     }
-    AwaitSums<std::min(kSums, kMostSums)>();
+    AwaitSums<std::min(kSums<kWay>, kMostSums)>();
   }
 
   __device__ __forceinline__ void DoWide(const Tile& tile, Bias bias, const uint8_t* stage) {
@@ -104,15 +78,15 @@ class Multiplier {
     for (;;) {
       StartWide(stage);
       EndStep();
-      if (left_ > 0) LaySome();
+      if (out_.Any()) out_.LaySome();
       if (step_ == steps_) break;
       stage = AwaitStage();
     }
-    AwaitSums<kSums>();
-    Keep<kSums>(tile, bias);
+    AwaitSums<kSums<kWay>>();
+    out_.template Take<kSums<kWay>>(sum_, tile, bias);
     // Tiles of other sizes do not use these, which hold no registers there.
 #pragma unroll
-    for (int i = kMostSums; i < kSums; ++i) sum_[i] = 0;
+    for (int i = kMostSums; i < kSums<kWay>; ++i) sum_[i] = 0;
   }
 
   template <typename Start>
@@ -132,96 +106,6 @@ class Multiplier {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sum_[i])::"memory");  // nothing reads them before the wait
     ReleaseBefore();
-  }
-
-  template <int kCount>
-  __device__ __forceinline__ void AddBias(Bias bias) {
-    if (args_.bias == nullptr) return;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) sum_[i] += i % 4 < 2 ? bias.low : bias.high;
-  }
-
-  // The first part goes out at once.
-  template <int kCount>
-  __device__ __forceinline__ void Keep(const Tile& tile, Bias bias) {
-    LayAll();
-    AddBias<kCount>(bias);
-    AwaitRoom();
-    uint8_t* to = memory_.Out(group_);
-#pragma unroll
-    for (int i = 0; i < kCount / 8; ++i) {
-      if (i * kGranule >= tile.rows) break;
-      const Granule granule = Granule::Of<T>(sum_ + 8 * i);
-      if (i < kPartGranules) {
-        granule.template LayDown<kForm>(to, memory_.out_bytes / 2, i * kGranule);
-      } else {
-        waiting_[i - kPartGranules] = granule;
-      }
-    }
-    if (First()) memory_.shared.out_tiles[group_] = tile;
-    next_ = 0;
-    left_ = (tile.rows + kPartRows<kWay> - 1) / kPartRows<kWay>;
-    AnnounceNext();
-  }
-
-  __device__ __forceinline__ void LayAll() {
-#pragma unroll 1
-    while (left_ > 0) {
-      AwaitRoom();
-      LayNext();
-    }
-  }
-
-  __device__ __forceinline__ void LaySome() {
-    if (__all_sync(~0u, Passed(&memory_.shared.out_empty[group_], out_phase_))) LayNext();
-  }
-
-  __device__ __forceinline__ void LayNext() {
-    uint8_t* to = memory_.Out(group_);
-    Visit<1, (kSumGranules - 1) / kPartGranules>(next_, [&]<int kPart>() __attribute__((always_inline)) {
-#pragma unroll
-      for (int i = 0; i < kPartGranules && kPart * kPartGranules + i < kSumGranules; ++i) {
-        waiting_[(kPart - 1) * kPartGranules + i].template LayDown<kForm>(to, memory_.out_bytes / 2, i * kGranule);
-      }
-    });
-    AnnounceNext();
-  }
-
-  __device__ __forceinline__ void AnnounceNext() {
-    FenceAsyncProxy();
-    const int row = next_ * kPartRows<kWay>;
-    const Tile& tile = memory_.shared.out_tiles[group_];
-    Announce(First() ? OutPart{tile.begin + row, min(kPartRows<kWay>, tile.rows - row), FirstColumn<kForm>(tile, group_)}
-                     : OutPart{});
-    ++next_;
-    --left_;
-  }
-
-  // The first thread's part, to the warp that stores.
-  __device__ __forceinline__ void Announce(const OutPart& part) {
-    if (First()) memory_.shared.out_parts[group_] = part;
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) Arrive(&memory_.shared.out_full[group_]);
-    out_phase_ ^= 1;
-  }
-
-  __device__ __forceinline__ void AwaitRoom() { Wait(&memory_.shared.out_empty[group_], out_phase_); }
-
-  __device__ __forceinline__ void StoreWhole(const Tile& tile, Bias bias) {
-    const auto sync = [&] { SyncThreads(1 + group_, kGroupThreads); };
-    AddBias<kSums>(bias);
-    if (First()) WaitForStoresReading();
-    sync();
-    uint8_t* to = memory_.Out(group_);
-#pragma unroll
-    for (int i = 0; i < kSumGranules; ++i) {
-      if (i * kGranule >= tile.rows) break;
-      Granule::Of<T>(sum_ + 8 * i).template LayDown<kForm>(to, memory_.out_bytes / 2, i * kGranule);
-    }
-    FenceAsyncProxy();
-    sync();
-    StoreOut<T, kForm, kGroupThreads>(args_, maps_, to, memory_.out_bytes / 2,
-                                      {tile.begin, tile.rows, FirstColumn<kForm>(tile, group_)}, sync);
   }
 
   __device__ __forceinline__ const uint8_t* AwaitStage() {
@@ -288,17 +172,14 @@ class Multiplier {
   }
 
   const KernelArgs& args_;
-  const OutMaps maps_;
   const Memory& memory_;
   const Cluster cluster_;
   const int group_;
   int steps_;
   Ring ring_;
   int step_ = 0;
-  uint32_t out_phase_ = 1;
-  int next_ = 0, left_ = 0;  // parts of the tile before
-  float sum_[kSums] = {};
-  Granule waiting_[kSumGranules > kPartGranules ? kSumGranules - kPartGranules : 1];
+  float sum_[kSums<kWay>] = {};
+  Outgoing<T, kForm, kWay> out_;
 };
 
 }  // namespace autoep::ops::cuda::hopper

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From sums to memory. A multiplying warpgroup adds the bias, rounds, and lays its rows down in shared memory; the copy engine
-// writes them from there, after the activation. Of small tiles the warpgroup does all of this itself, at once. Others go out in
-// parts, beside the next tile's products: a warp that stores takes each one, so that those that multiply have little else to do.
+// From shared memory to where it belongs: a tile's rows, or a part of them, that a multiplying warpgroup has laid down
+// (hopper_outgoing.cuh) are activated in place, and written by the copy engine.
 //
 // What a warpgroup lays down is 64 weight rows wide: a row of 128 bytes for each of the tile's rows; gated, rows of 64 bytes, gates
 // first and after them the values that go up with them. Swizzled as the copy engine has it.
@@ -47,52 +46,6 @@ __device__ __forceinline__ int PartPlace(int row, int piece) {
   const int turned = kForm == Form::kGated ? piece ^ (row / 2 % 4) : piece ^ (row % 8);
   return row * kPartPitch<kForm> + turned * 16;
 }
-
-// Of the two 8-row halves of a warp's weight rows.
-struct Bias {
-  float low, high;
-};
-
-// A weight row's bias.
-template <typename T>
-__device__ __forceinline__ float BiasAt(const KernelArgs& args, int slot, int width, int row, int limit) {
-  if (row >= limit) return 0;
-  return static_cast<float>(static_cast<const T*>(args.bias)[int64_t{slot} * width + row]);
-}
-
-template <typename T, Form kForm>
-__device__ __forceinline__ Bias BiasOf(const KernelArgs& args, const Tile& tile, int group) {
-  if (args.bias == nullptr) return {};
-  constexpr bool kGated = kForm == Form::kGated;
-  const int width = kGated ? 2 * args.columns : args.columns;
-  const int thread = threadIdx.x % kGroupThreads;
-  const int column = FirstColumn<kForm>(tile, group) + thread / 32 * 8 * (kGated ? 1 : 2) + thread % 32 / 4;
-  return {BiasAt<T>(args, tile.slot, width, column, args.columns),
-          kGated ? BiasAt<T>(args, tile.slot, width, args.columns + column, width)
-                 : BiasAt<T>(args, tile.slot, width, column + 8, args.columns)};
-}
-
-// A multiplying warpgroup's sums of 16 rows, rounded: [2j + h] is wgmma's d[4j + 2h] and d[4j + 2h + 1]; gated, h 0 is the gate.
-struct Granule {
-  uint32_t values[4];
-
-  template <typename T>
-  __device__ __forceinline__ static Granule Of(const float* sum) {
-    return {Pack<T>(sum[0], sum[1]), Pack<T>(sum[2], sum[3]), Pack<T>(sum[4], sum[5]), Pack<T>(sum[6], sum[7])};
-  }
-
-  // As row `row` and on. upper: from gates to the values that go up with them, in bytes.
-  template <Form kForm>
-  __device__ __forceinline__ void LayDown(uint8_t* to, int upper, int row) const {
-    const int warp = threadIdx.x % kGroupThreads / 32;
-    const int lane = threadIdx.x % 32;
-    const int lane_row = lane / 16 * 8 + lane % 8;
-    const int half = lane / 8 % 2;  // of the warp's weight rows
-    const int place = kForm == Form::kGated ? half * upper + PartPlace<kForm>(lane_row, warp)
-                                            : PartPlace<kForm>(lane_row, 2 * warp + half);
-    StoreTransposed(SharedAddress(to) + place + row * kPartPitch<kForm>, values[0], values[1], values[2], values[3]);
-  }
-};
 
 // Where the copy engine writes.
 struct OutMaps {
