@@ -150,18 +150,15 @@ ExpertsGrads BackwardExperts(const ExpertsCall& call, const at::Tensor& grad, co
   const auto linear_backward = [&](const at::Tensor& of, const at::Tensor& weight) {
     return own_kernels ? HopperAcross(of, weight, call.offsets) : gemms.LinearBackward(of, weight);
   };
-  const auto weight_grad = [&](const at::Tensor& of, const at::Tensor& in, const at::Tensor& weight) {
-    if (!own_kernels) return gemms.WeightGrad(of, in);
-    at::Tensor out = at::empty(weight.sizes(), weight.options());
-    HopperWeightGrad(of, in, call.offsets, out);
-    return out;
+  const auto weight_grad = [&](const at::Tensor& of, const at::Tensor& in) {
+    return own_kernels ? HopperWeightGrad(of, in, call.offsets) : gemms.WeightGrad(of, in);
   };
   if (needs[4]) grads.down_bias = BiasGrad(call, grad, *call.down_bias);
-  if (needs[2]) grads.down = weight_grad(grad, Activated(call, hidden, std::nullopt), call.down);
+  if (needs[2]) grads.down = weight_grad(grad, Activated(call, hidden, std::nullopt));
   if (!needs[0] && !needs[1] && !needs[3]) return grads;
   const at::Tensor grad_hidden = ActivatedBackward(call, hidden, linear_backward(grad, call.down));
   if (needs[3]) grads.gate_up_bias = BiasGrad(call, grad_hidden, *call.gate_up_bias);
-  if (needs[1]) grads.gate_up = weight_grad(grad_hidden, call.rows, call.gate_up);
+  if (needs[1]) grads.gate_up = weight_grad(grad_hidden, call.rows);
   if (needs[0]) grads.rows = linear_backward(grad_hidden, call.gate_up);
   return grads;
 }

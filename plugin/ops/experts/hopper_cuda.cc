@@ -145,4 +145,10 @@ void HopperWeightGrad(const at::Tensor& left, const at::Tensor& right, const at:
   Launch(product);
 }
 
+at::Tensor HopperWeightGrad(const at::Tensor& left, const at::Tensor& right, const at::Tensor& ends) {
+  at::Tensor out = at::empty({ends.size(0), left.size(1), right.size(1)}, left.options());
+  HopperWeightGrad(left, right, ends, out);
+  return out;
+}
+
 }  // namespace autoep::ops::cuda

@@ -35,8 +35,9 @@ ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool 
 // [R, columns]: rows [R, depth] times weight [S, depth, columns], R rows grouped by `ends`.
 at::Tensor HopperAcross(const at::Tensor& rows, const at::Tensor& weight, const at::Tensor& ends);
 
-// out [S, m, n], rows of it out.stride(1) apart: left [R, m]^T times right [R, n] of each expert's rows, grouped by `ends`; zeros
-// for an expert without rows.
+// out [S, m, n], rows of it out.stride(1) apart, or made here: left [R, m]^T times right [R, n] of each expert's rows, grouped by
+// `ends`; zeros for an expert without rows.
 void HopperWeightGrad(const at::Tensor& left, const at::Tensor& right, const at::Tensor& ends, const at::Tensor& out);
+at::Tensor HopperWeightGrad(const at::Tensor& left, const at::Tensor& right, const at::Tensor& ends);
 
 }  // namespace autoep::ops::cuda

@@ -33,8 +33,7 @@ class GradientSchedule {
   __device__ Tile Get(int number) const {
     const int left = number / right_tiles_;
     const int slot = left / left_tiles_;
-    const int share = (rows_ + left_tiles_ - 1) / left_tiles_;
-    const int step = (share + kGranule - 1) / kGranule * kGranule;
+    const int step = RowsOfTile(rows_, left_tiles_, kGranule);
     const int begin = left % left_tiles_ * step;
     return {slot, number % right_tiles_ * cluster_.size, slot * rows_ + begin, min(step, rows_ - begin)};
   }

@@ -41,7 +41,7 @@ class Multiplier {
         }
       }
       Multiply((tile.rows + kGranule - 1) / kGranule, stage);
-      out_.template Take<std::min(kSums<kWay>, kMostSums)>(sum_, tile, bias);
+      out_.template Take<kUsualSums>(sum_, tile, bias);
     }
     out_.End();
   }
@@ -51,6 +51,7 @@ class Multiplier {
   static constexpr bool kAcross = kForm == Form::kAcross || kForm == Form::kGradient;
   static constexpr int kAcrossStride = 128;  // of 16 values of K
   static constexpr int kWeightStride = kAcross ? kAcrossStride : 2;
+  static constexpr int kUsualSums = std::min(kSums<kWay>, kMostSums);  // of all but a wide tile
 
   // All steps of a tile: beside what goes out, with one switch a step; then in a loop for each size.
   __device__ __forceinline__ void Multiply(int granules, const uint8_t* stage) {
@@ -69,7 +70,7 @@ class Multiplier {
         Accumulate([&](const uint8_t* from) __attribute__((always_inline)) { Start<kCount * kGranule>(from); }, stage);
       });
     }
-    AwaitSums<std::min(kSums<kWay>, kMostSums)>();
+    AwaitSums<kUsualSums>();
   }
 
   __device__ __forceinline__ void DoWide(const Tile& tile, Bias bias, const uint8_t* stage) {

@@ -73,6 +73,12 @@ __device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows,
   if (lane == 0) groups.first[slots] = before;
 }
 
+// Rows of each but the last of so many tiles: even shares, in whole granules, so that no tile is nearly empty.
+__device__ __forceinline__ int RowsOfTile(int rows, int tiles, int granule) {
+  const int share = (rows + tiles - 1) / tiles;
+  return (share + granule - 1) / granule * granule;
+}
+
 // Tiles by number, of a cluster's first block. The others take the weight tiles that follow, which may not exist, and the same
 // rows.
 class Schedule {
@@ -100,9 +106,7 @@ class Schedule {
     const int place = local - band * most * weight_tiles_;
     const int row_tile = band * most + place % in_band;
     const int group_rows = groups_.Rows(slot);
-    // Even shares, so that no tile is nearly empty.
-    const int share = (group_rows + row_tiles - 1) / row_tiles;
-    const int step = (share + granule_ - 1) / granule_ * granule_;
+    const int step = RowsOfTile(group_rows, row_tiles, granule_);
     const int begin = row_tile * step;
     return {slot, place / in_band * cluster_.size, groups_.Begin(slot) + begin, min(step, group_rows - begin)};
   }

@@ -35,10 +35,7 @@ class Backward {
     ActivatedGrad(rows, needs[1]);
     if (needs[1]) grads.weights = WeightsGrad();
     if (needs[5]) grads.down_bias = GroupSums(rows, weights_, *call_.experts.down_bias);
-    if (needs[3]) {
-      grads.down = at::empty(call_.experts.down.sizes(), x_.options());
-      HopperWeightGrad(rows, activated_, saved_.ends, grads.down);
-    }
+    if (needs[3]) grads.down = HopperWeightGrad(rows, activated_, saved_.ends);
     rows.reset();
     activated_.reset();
     if (needs[4]) grads.gate_up_bias = GroupSums(hidden_grad_, {}, *call_.experts.gate_up_bias);
