@@ -9,8 +9,8 @@ namespace {
 template <typename To, typename From, int W>
 __global__ void Spread(const From* from, Rows factors, Order order, int64_t choices, int64_t hidden, To* to) {
   using S = Sum<From>;
-  LetNextGridStart();
   WaitForEarlierGrids();
+  LetNextGridStart();  // which may take what is older than this grid for done, hence the order
   const int64_t token = blockIdx.x;
   const int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * W;
   if (column >= hidden) return;

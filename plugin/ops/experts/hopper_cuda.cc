@@ -75,6 +75,7 @@ void HopperForward(const ExpertsCall& call, const GroupedRows& rows, const Forwa
   up.in = call.rows.const_data_ptr();
   up.in_rows = call.rows.size(0);
   up.source = rows.source;
+  up.only_in_is_fresh = rows.just_copied;
   up.hidden = gated ? buffers.hidden : nullptr;
   up.out = gated ? buffers.activated : buffers.hidden;
   GroupedProduct down = Down(call, rows.count);

@@ -17,6 +17,8 @@ struct GroupedRows {
   int64_t count;
   const int32_t* ends;              // [S]
   const int32_t* source = nullptr;  // [count]: row r is call.rows[source[r]]; null: call.rows[r]
+  // The grid before in the stream is SpreadRows', and has made the rows; all else is older.
+  bool just_copied = false;
   int32_t* zeros = nullptr;         // [2] zeros for the products to count in; null: made where they are needed
 };
 

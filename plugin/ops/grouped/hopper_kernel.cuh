@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     if constexpr (kGather) {
       LoadGathered<kForm>(args, weights, memory, schedule);
     } else if (threadIdx.x == 0) {
-      LoadInOrder<kForm>(args, weights, {wide_rows, large_rows, small_rows}, memory, cluster);
+      LoadInOrder<kForm, kWay>(args, weights, {wide_rows, large_rows, small_rows}, memory, cluster);
     } else if (threadIdx.x == 32 && cluster.rank == 0) {
       QueueTiles(args, shared, cluster, schedule);
     } else if (kInParts<kWay> && warp >= kFirstStorer) {

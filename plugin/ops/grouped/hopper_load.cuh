@@ -62,34 +62,56 @@ struct RowMaps {
   const CUtensorMap& small;
 };
 
-// A tile's rows as boxes: large ones, then small ones for what is left; of a wide tile two.
+// Of a tile's rows, those that one block of a cluster loads for all: the blocks take turns at large boxes, then at small ones for
+// what is left; of a wide tile there are two boxes. Worked out once a tile, for the loading thread has little time for a step.
+template <int kCluster>
 struct Boxes {
   bool wide;
-  int large, small, large_rows;
-  __device__ explicit Boxes(int rows)
-      : wide(rows > kMostRows),
-        large(wide ? kWideRows / kWideBox : rows / kLargeBox),
-        small(wide ? 0 : (rows % kLargeBox + kSmallBox - 1) / kSmallBox),
-        large_rows(wide ? kWideBox : kLargeBox) {}
-  __device__ int Rows() const { return large * large_rows + small * kSmallBox; }
+  int begin;                                 // row of the tensor
+  int large_begin, large_end, large_stride;  // rows of the tile
+  int small_begin, small_end, small_stride;
+  uint32_t bytes;  // of all blocks
+
+  __device__ __forceinline__ Boxes() = default;
+  __device__ __forceinline__ Boxes(const Tile& tile, int rank) : wide(tile.rows > kMostRows), begin(tile.begin) {
+    const int large_rows = wide ? kWideBox : kLargeBox;
+    const int large = wide ? kWideRows / kWideBox : tile.rows / kLargeBox;
+    large_begin = rank * large_rows;
+    large_end = large * large_rows;
+    large_stride = kCluster * large_rows;
+    small_begin = large_end + (rank + large) % kCluster * kSmallBox;
+    small_end = wide ? large_end : (tile.rows + kSmallBox - 1) / kSmallBox * kSmallBox;
+    small_stride = kCluster * kSmallBox;
+    bytes = small_end * kRowBytes;
+  }
 };
 
-// The blocks of a cluster take turns.
-__device__ __forceinline__ void LoadRows(const RowMaps& maps, const Tile& tile, int step, const Memory& memory, Cluster cluster,
-                                         int stage) {
-  const Boxes boxes(tile.rows);
-  const uint16_t everyone = static_cast<uint16_t>((1u << cluster.size) - 1);
-  uint8_t* to = memory.Stage(stage) + kWeightBytes;
-  for (int box = cluster.rank; box < boxes.large + boxes.small; box += cluster.size) {
-    const bool large = box < boxes.large;
-    const int row = large ? box * boxes.large_rows : boxes.large * kLargeBox + (box - boxes.large) * kSmallBox;
-    const CUtensorMap* map = boxes.wide ? &maps.wide : large ? &maps.large : &maps.small;
-    const int from = tile.begin + row;
-    if (cluster.size == 1) {
-      Copy2(to + row * kRowBytes, map, memory.Full(stage), step * kTileDepth, from);
-    } else {
-      Copy2(to + row * kRowBytes, map, memory.Full(stage), step * kTileDepth, from, everyone);
-    }
+template <bool kShared>
+__device__ __forceinline__ void LoadBox(const CUtensorMap& map, uint8_t* to, uint64_t* full, int column, int row) {
+  constexpr uint16_t kBoth = 3;
+  if constexpr (kShared) {
+    Copy2(to, &map, full, column, row, kBoth);
+  } else {
+    Copy2(to, &map, full, column, row);
+  }
+}
+
+template <Way kWay>
+__device__ __forceinline__ void LoadRows(const RowMaps& maps, const Boxes<kClusterOf<kWay>>& boxes, int step, uint8_t* to,
+                                         uint64_t* full) {
+  constexpr bool kShared = kClusterOf<kWay> > 1;
+  const int column = step * kTileDepth;
+  if (kWay == Way::kWide && boxes.wide) {
+    LoadBox<kShared>(maps.wide, to + boxes.large_begin * kRowBytes, full, column, boxes.begin + boxes.large_begin);
+    return;
+  }
+#pragma unroll 1
+  for (int row = boxes.large_begin; row < boxes.large_end; row += boxes.large_stride) {
+    LoadBox<kShared>(maps.large, to + row * kRowBytes, full, column, boxes.begin + row);
+  }
+#pragma unroll 1
+  for (int row = boxes.small_begin; row < boxes.small_end; row += boxes.small_stride) {
+    LoadBox<kShared>(maps.small, to + row * kRowBytes, full, column, boxes.begin + row);
   }
 }
 
@@ -112,14 +134,18 @@ __device__ __forceinline__ void QueueTiles(const KernelArgs& args, Shared& share
 }
 
 // One thread: rows in order.
-template <Form kForm>
+template <Form kForm, Way kWay>
 __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtensorMap& weights, const RowMaps& maps,
                                             const Memory& memory, Cluster cluster) {
   const int steps = Steps(args.depth);
   Ring queue{kQueued};
+  Boxes<kClusterOf<kWay>> boxes;
   const auto load_weights = [&](const Tile& tile, int step, int stage) {
-    if (step == 0) memory.shared.tiles[stage] = tile;
-    ArriveExpecting(memory.Full(stage), kWeightBytes + Boxes(tile.rows).Rows() * kRowBytes);
+    if (step == 0) {
+      memory.shared.tiles[stage] = tile;
+      boxes = {tile, cluster.rank};
+    }
+    ArriveExpecting(memory.Full(stage), kWeightBytes + boxes.bytes);
     LoadWeights<kForm>(weights, tile, step, memory, stage);
   };
   Tile tile = TakeTile(memory, queue);
@@ -136,7 +162,7 @@ __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtens
         Wait(memory.Empty(ring.stage), ring.phase);
         load_weights(tile, step, ring.stage);
       }
-      LoadRows(maps, tile, step, memory, cluster, ring.stage);
+      LoadRows<kWay>(maps, boxes, step, memory.Stage(ring.stage) + kWeightBytes, memory.Full(ring.stage));
     }
   }
   Wait(memory.Empty(ring.stage), ring.phase);

@@ -82,7 +82,7 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
     SpreadRows(RowsOf(x), RowsOrNone({}), order, x.size(0), choices, x.size(1), RowsOf(experts.rows), stream);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  const GroupedRows rows{call.num_rows, piece.pairs.ends, piece.pairs.tokens, piece.pairs.zeros};
+  const GroupedRows rows{call.num_rows, piece.pairs.ends, piece.pairs.tokens, !gather, piece.pairs.zeros};
   ExpertsOut kept;
   if (saved == nullptr) {
     HopperForward(experts, rows, piece.products);
