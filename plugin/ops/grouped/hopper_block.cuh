@@ -57,6 +57,11 @@ struct OutPart {
   int begin, rows, column;
 };
 
+// A lane's part, for its whole warp.
+__device__ __forceinline__ OutPart OfLane(const OutPart& part, int lane) {
+  return {__shfl_sync(~0u, part.begin, lane), __shfl_sync(~0u, part.rows, lane), __shfl_sync(~0u, part.column, lane)};
+}
+
 // It follows the stages and what is on its way out.
 struct Shared {
   uint64_t full[kMostStages];

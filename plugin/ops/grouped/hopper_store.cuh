@@ -122,8 +122,8 @@ __device__ __forceinline__ void StoreParts(const KernelArgs& args, const OutMaps
   const bool first = threadIdx.x % 32 == 0;
   for (uint32_t phase = 0;; phase ^= 1) {
     Wait(&memory.shared.out_full[group], phase);
-    const OutPart part = memory.shared.out_parts[group];
-    __syncwarp();  // all have read it before another comes
+    // The lane that will make room for another one reads, for all.
+    const OutPart part = OfLane(first ? memory.shared.out_parts[group] : OutPart{}, 0);
     if (part.rows == 0) break;
     StoreOut<T, kForm, 32>(args, maps, memory.Out(group), memory.out_bytes / 2, part, [] { __syncwarp(); });
     if (first) {
