@@ -97,12 +97,12 @@ void HopperForward(const ExpertsCall& call, const GroupedRows& rows, const Forwa
   Launch(down);
 }
 
-ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool keep_hidden) {
+ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool keep_hidden, const at::Tensor& out) {
   const at::TensorOptions options = call.rows.options();
   const bool hidden = keep_hidden || !call.activation.gated;
   ExpertsOut result{{}, hidden ? at::empty({rows.count, call.gate_up.size(1)}, options) : at::Tensor()};
   const at::Tensor activated = at::empty({rows.count, call.down.size(2)}, options);
-  result.out = at::empty({rows.count, call.down.size(1)}, options);
+  result.out = out.defined() ? out : at::empty({rows.count, call.down.size(1)}, options);
   HopperForward(call, rows, {hidden ? result.hidden.data_ptr() : nullptr, activated.data_ptr(), result.out.data_ptr()});
   return result;
 }

@@ -26,13 +26,13 @@ struct GroupedRows {
 struct ForwardBuffers {
   void* hidden;     // [count, 2I or I]; null where it is not wanted and the activation is gated
   void* activated;  // [count, I]
-  void* out;        // [count, H]
+  void* out;        // [count, H]; may be call.rows, which only the first product reads
 };
 
 // call's offsets are not read.
 void HopperForward(const ExpertsCall& call, const GroupedRows& rows, const ForwardBuffers& buffers);
-// The same with buffers made for it, as ForwardExperts.
-ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool keep_hidden);
+// The same with buffers made for it, as ForwardExperts; out may be given.
+ExpertsOut HopperForward(const ExpertsCall& call, const GroupedRows& rows, bool keep_hidden, const at::Tensor& out = {});
 
 // [R, columns]: rows [R, depth] times weight [S, depth, columns], R rows grouped by `ends`.
 at::Tensor HopperAcross(const at::Tensor& rows, const at::Tensor& weight, const at::Tensor& ends);

@@ -80,8 +80,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 // helps.
 template <Way kWay>
 Shape ShapeFor(const GroupedProduct& product) {
-  if constexpr (kWay == Way::kWide) return {kWideCut, 2};
-  if constexpr (kWay == Way::kInOrder) return {kLargeCut, 2};
+  if constexpr (kInParts<kWay>) return {kWay == Way::kWide ? kWideCut : kLargeCut, kClusterOf<kWay>};
   constexpr int64_t kFewInTinyTile = kTinyCut.tile_rows / 3;
   if (product.rows / product.slots <= kFewInTinyTile) return {kTinyCut, 1};
   return {kWay == Way::kFew || ReadsWeights(product) ? kSmallCut : kMiddleCut, 1};

@@ -25,7 +25,8 @@ bool Gathers(const MoeCall& call) {
 }
 
 // Where the sort and the products write, in one piece, for in a small call it is the host that takes time. What the gradient
-// keeps of the products would keep all of it: they then make their own.
+// keeps of the products would keep all of it: they then make their own. The last product's rows take the place of the tokens'
+// copies where there are some.
 class Piece {
  public:
   Piece(const MoeCall& call, bool gather, bool keep) {
@@ -33,7 +34,7 @@ class Piece {
     const int64_t placed = call.placement.size(0);
     const int64_t activated = keep ? 0 : Halves(call.num_rows * call.experts.down.size(2));
     const int64_t hidden = call.experts.activation.gated ? 0 : activated;
-    const int64_t out = keep ? 0 : Halves(call.num_rows * call.experts.down.size(1));
+    const int64_t out = keep || !gather ? 0 : Halves(call.num_rows * call.experts.down.size(1));
     const int64_t numbers = count * (1 + (gather ? 1 : 0) + (keep ? 1 : 0)) + placed + 2;
     memory_ = at::empty({hidden + activated + out + numbers}, call.ids.options().dtype(at::kInt));
     int32_t* next = memory_.mutable_data_ptr<int32_t>();
@@ -51,7 +52,7 @@ class Piece {
   }
 
   PairsOut pairs{};
-  ForwardBuffers products{};  // null with `keep`
+  ForwardBuffers products{};  // null with `keep`, and out without `gather`
 
  private:
   // 32-bit values that hold so many of 16 bits, and fill up 256 bytes.
@@ -73,28 +74,29 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   const int64_t choices = call.ids.size(1);
   const bool gather = Gathers(call);
-  const Piece piece(call, gather, saved != nullptr);
+  Piece piece(call, gather, saved != nullptr);
   LaunchOrder(call.ids, call.placement, 1, call.layer, piece.pairs);
   const Order order{piece.pairs.short_order, true, call.num_rows};
   ExpertsCall experts = call.experts;
+  at::Tensor copies;
   if (!gather) {
-    experts.rows = at::empty({call.num_rows, x.size(1)}, x.options());
-    SpreadRows(RowsOf(x), RowsOrNone({}), order, x.size(0), choices, x.size(1), RowsOf(experts.rows), stream);
+    experts.rows = copies = at::empty({call.num_rows, x.size(1)}, x.options());
+    SpreadRows(RowsOf(x), RowsOrNone({}), order, x.size(0), choices, x.size(1), RowsOf(copies), stream);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
+    piece.products.out = copies.data_ptr();
   }
   const GroupedRows rows{call.num_rows, piece.pairs.ends, piece.pairs.tokens, !gather, piece.pairs.zeros};
   ExpertsOut kept;
   if (saved == nullptr) {
     HopperForward(experts, rows, piece.products);
   } else {
-    kept = HopperForward(experts, rows, true);
+    kept = HopperForward(experts, rows, true, copies);
     *saved = {kept.hidden,
               piece.Part(piece.pairs.short_order, call.ids.numel()).view(call.ids.sizes()),
               piece.Part(piece.pairs.ends, experts.gate_up.size(0)),
               piece.Part(piece.pairs.sorted, call.ids.numel()),
               {}};
   }
-  experts.rows.reset();
   const Rows out{saved == nullptr ? piece.products.out : kept.out.data_ptr(), RowTypeOf(x.scalar_type())};
   const at::Tensor weights = call.weights ? call.weights->contiguous() : at::Tensor();
   const at::Tensor sum = call.out.defined() ? call.out : at::empty(x.sizes(), x.options().dtype(call.dtype));
