@@ -40,15 +40,20 @@ def results(call, layer: Layer, x: torch.Tensor, weights: torch.Tensor, grad: to
     return {"forward": out.detach()} | {name: tensor.grad for name, tensor in named.items()}
 
 
+def truths(layer: Layer, x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, grad: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Results in fp64. The layer's weights in fp64 are gone afterwards: gpt-oss' take 25 GB."""
+    tensors = {name: getattr(layer, name) for name in WEIGHTS}
+    doubles = {name: None if tensor is None else tensor.detach().double() for name, tensor in tensors.items()}
+    wide = Layer(layer.shape, layer.router, placement=layer.placement, **doubles)
+    weights = weights.double()
+    return results(lambda x: exact(wide, x, weights, ids), wide, x.double(), weights, grad.double())
+
+
 def measure(layer: Layer, tokens: int, names: list[str]) -> dict[str, dict[str, float]]:
     x = inputs(layer.shape, tokens, layer.router.device.type)
     weights, ids = route(layer, x)
     grad = torch.randn_like(x)
-    tensors = {name: getattr(layer, name) for name in WEIGHTS}
-    doubles = {name: None if tensor is None else tensor.detach().double() for name, tensor in tensors.items()}
-    wide = Layer(layer.shape, layer.router, placement=layer.placement, **doubles)
-    truth_weights = weights.double()
-    truth = results(lambda x: exact(wide, x, truth_weights, ids), wide, x.double(), truth_weights, grad.double())
+    truth = truths(layer, x, weights, ids, grad)
     errors = {}
     for name in names:
         own = weights.clone()
