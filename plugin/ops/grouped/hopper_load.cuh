@@ -72,7 +72,7 @@ struct Boxes {
   int small_begin, small_end, small_stride;
   uint32_t bytes;  // of all blocks
 
-  __device__ __forceinline__ Boxes() = default;
+  Boxes() = default;
   __device__ __forceinline__ Boxes(const Tile& tile, int rank) : wide(tile.rows > kMostRows), begin(tile.begin) {
     const int large_rows = wide ? kWideBox : kLargeBox;
     const int large = wide ? kWideRows / kWideBox : tile.rows / kLargeBox;
