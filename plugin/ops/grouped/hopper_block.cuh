@@ -140,13 +140,12 @@ enum class Form { kGated, kPlain, kAcross, kGradient };  // of the weights
 // Of rows to their tiles: in order, some tiles of kWideRows, some smaller only; or small ones gathered from anywhere.
 enum class Way { kInOrder, kWide, kFew, kGathered };
 
-// Blocks that share their rows.
-template <Way kWay>
-inline constexpr int kClusterOf = kWay == Way::kInOrder || kWay == Way::kWide ? 2 : 1;
-
 // Tiles go out in parts, beside the next one's products.
 template <Way kWay>
 inline constexpr bool kInParts = kWay == Way::kInOrder || kWay == Way::kWide;
+// Blocks that share their rows.
+template <Way kWay>
+inline constexpr int kClusterOf = kInParts<kWay> ? 2 : 1;
 // Rows of a part.
 template <Way kWay>
 inline constexpr int kPartRows = kWay == Way::kWide ? kWideCut.out_rows : kLargeCut.out_rows;

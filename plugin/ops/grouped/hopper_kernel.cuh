@@ -82,8 +82,8 @@ template <Way kWay>
 Shape ShapeFor(const GroupedProduct& product) {
   if constexpr (kInParts<kWay>) return {kWay == Way::kWide ? kWideCut : kLargeCut, kClusterOf<kWay>};
   constexpr int64_t kFewInTinyTile = kTinyCut.tile_rows / 3;
-  if (product.rows / product.slots <= kFewInTinyTile) return {kTinyCut, 1};
-  return {kWay == Way::kFew || ReadsWeights(product) ? kSmallCut : kMiddleCut, 1};
+  if (product.rows / product.slots <= kFewInTinyTile) return {kTinyCut, kClusterOf<kWay>};
+  return {kWay == Way::kFew || ReadsWeights(product) ? kSmallCut : kMiddleCut, kClusterOf<kWay>};
 }
 
 // Where reading weights is what takes time, and most slots have rows: the memory has nothing else to do while the rows'

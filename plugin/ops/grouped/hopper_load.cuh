@@ -67,9 +67,9 @@ struct RowMaps {
 template <int kCluster>
 struct Boxes {
   bool wide;
-  int begin;                                 // row of the tensor
-  int large_begin, large_end, large_stride;  // rows of the tile
-  int small_begin, small_end, small_stride;
+  int begin;                   // row of the tensor
+  int large_begin, large_end;  // rows of the tile
+  int small_begin, small_end;
   uint32_t bytes;  // of all blocks
 
   Boxes() = default;
@@ -78,19 +78,17 @@ struct Boxes {
     const int large = wide ? kWideRows / kWideBox : tile.rows / kLargeBox;
     large_begin = rank * large_rows;
     large_end = large * large_rows;
-    large_stride = kCluster * large_rows;
     small_begin = large_end + (rank + large) % kCluster * kSmallBox;
     small_end = wide ? large_end : (tile.rows + kSmallBox - 1) / kSmallBox * kSmallBox;
-    small_stride = kCluster * kSmallBox;
     bytes = small_end * kRowBytes;
   }
 };
 
-template <bool kShared>
+template <int kCluster>
 __device__ __forceinline__ void LoadBox(const CUtensorMap& map, uint8_t* to, uint64_t* full, int column, int row) {
-  constexpr uint16_t kBoth = 3;
-  if constexpr (kShared) {
-    Copy2(to, &map, full, column, row, kBoth);
+  constexpr uint16_t kEveryone = (1 << kCluster) - 1;
+  if constexpr (kCluster > 1) {
+    Copy2(to, &map, full, column, row, kEveryone);
   } else {
     Copy2(to, &map, full, column, row);
   }
@@ -99,19 +97,19 @@ __device__ __forceinline__ void LoadBox(const CUtensorMap& map, uint8_t* to, uin
 template <Way kWay>
 __device__ __forceinline__ void LoadRows(const RowMaps& maps, const Boxes<kClusterOf<kWay>>& boxes, int step, uint8_t* to,
                                          uint64_t* full) {
-  constexpr bool kShared = kClusterOf<kWay> > 1;
+  constexpr int kCluster = kClusterOf<kWay>;
   const int column = step * kTileDepth;
   if (kWay == Way::kWide && boxes.wide) {
-    LoadBox<kShared>(maps.wide, to + boxes.large_begin * kRowBytes, full, column, boxes.begin + boxes.large_begin);
+    LoadBox<kCluster>(maps.wide, to + boxes.large_begin * kRowBytes, full, column, boxes.begin + boxes.large_begin);
     return;
   }
 #pragma unroll 1
-  for (int row = boxes.large_begin; row < boxes.large_end; row += boxes.large_stride) {
-    LoadBox<kShared>(maps.large, to + row * kRowBytes, full, column, boxes.begin + row);
+  for (int row = boxes.large_begin; row < boxes.large_end; row += kCluster * kLargeBox) {
+    LoadBox<kCluster>(maps.large, to + row * kRowBytes, full, column, boxes.begin + row);
   }
 #pragma unroll 1
-  for (int row = boxes.small_begin; row < boxes.small_end; row += boxes.small_stride) {
-    LoadBox<kShared>(maps.small, to + row * kRowBytes, full, column, boxes.begin + row);
+  for (int row = boxes.small_begin; row < boxes.small_end; row += kCluster * kSmallBox) {
+    LoadBox<kCluster>(maps.small, to + row * kRowBytes, full, column, boxes.begin + row);
   }
 }
 
