@@ -18,8 +18,9 @@ inline constexpr int kFirstStorer = kGroupThreads / 32 - kMultipliers;  // warp:
 inline constexpr int kGranule = 16;       // rows: tiles are cut at multiples of it
 inline constexpr int kMostGranules = 16;  // in a tile
 inline constexpr int kMostRows = kMostGranules * kGranule;
-// Of a wide tile, which takes whole a group of few more than kMostRows: two tiles of half the rows would read the weights twice.
-inline constexpr int kWideRows = 272;
+// Of a wide tile. A group of few more than kMostRows, or twice or thrice as many, is so many tiles then, and not one more, which
+// would read the weights once more.
+inline constexpr int kWideRows = 288;
 inline constexpr int kSmallBox = 32;  // rows that the copy engine reads at once
 inline constexpr int kLargeBox = 128;
 inline constexpr int kWideBox = kWideRows / 2;
@@ -62,7 +63,7 @@ __device__ __forceinline__ OutPart OfLane(const OutPart& part, int lane) {
   return {__shfl_sync(~0u, part.begin, lane), __shfl_sync(~0u, part.rows, lane), __shfl_sync(~0u, part.column, lane)};
 }
 
-// It follows the stages and what is on its way out.
+// It follows the stages and what is on its way out. The groups follow it.
 struct Shared {
   uint64_t full[kMostStages];
   uint64_t empty[kMostStages];
@@ -72,28 +73,32 @@ struct Shared {
   Tile out_tiles[kMultipliers];  // whose parts are on their way
   OutPart out_parts[kMultipliers];
   uint64_t out_full[kMultipliers], out_empty[kMultipliers];
-  Groups groups;
 };
 
 inline constexpr int kAlignment = 1024;  // of stages, for the swizzle
-inline constexpr int SharedBytes(Cut cut) {
-  return cut.stages * StageBytes(cut) + kMultipliers * OutBytes(cut) + static_cast<int>(sizeof(Shared));
+inline constexpr int kMostShared = 227 * 1024;
+inline constexpr int kSlotBytes = 2 * sizeof(int);
+inline constexpr int SharedBytes(Cut cut, int slots) {
+  return cut.stages * StageBytes(cut) + kMultipliers * OutBytes(cut) + static_cast<int>(sizeof(Shared) + sizeof(int)) +
+         slots * kSlotBytes;
 }
-inline constexpr int kMostShared = std::max({SharedBytes(kTinyCut), SharedBytes(kSmallCut), SharedBytes(kMiddleCut),
-                                             SharedBytes(kLargeCut), SharedBytes(kWideCut)});
-static_assert(kMostShared <= 227 * 1024);
+inline constexpr int MostSlots(Cut cut) { return std::min((kMostShared - SharedBytes(cut, 0)) / kSlotBytes, kMostSlots); }
+static_assert(std::min({MostSlots(kTinyCut), MostSlots(kSmallCut), MostSlots(kMiddleCut), MostSlots(kLargeCut)}) == kMostSlots);
+static_assert(MostSlots(kWideCut) >= 256);
 
 // A thread's way to it.
 struct Memory {
-  Shared& shared;
   uint8_t* stages;
   uint8_t* out;
+  Shared& shared;
+  Groups groups;
   int stage_bytes, out_bytes;
 
-  __device__ __forceinline__ Memory(uint8_t* raw, Cut cut)
-      : shared(*reinterpret_cast<Shared*>(raw + cut.stages * StageBytes(cut) + kMultipliers * OutBytes(cut))),
-        stages(raw),
-        out(raw + cut.stages * StageBytes(cut)),
+  __device__ __forceinline__ Memory(uint8_t* raw, Cut cut, int slots)
+      : stages(raw),
+        out(stages + cut.stages * StageBytes(cut)),
+        shared(*reinterpret_cast<Shared*>(out + kMultipliers * OutBytes(cut))),
+        groups{reinterpret_cast<int*>(&shared + 1), reinterpret_cast<int*>(&shared + 1) + slots},
         stage_bytes(StageBytes(cut)),
         out_bytes(OutBytes(cut)) {}
 

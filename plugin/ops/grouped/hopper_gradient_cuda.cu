@@ -58,7 +58,7 @@ __device__ __forceinline__ void LoadGradient(const KernelArgs& args, const CUten
   Ring queue{kQueued};
   Ring ring{args.cut.stages, 1};
   for (Tile tile = TakeTile(memory, queue); tile.rows > 0; tile = TakeTile(memory, queue)) {
-    const GroupRows rows(memory.shared.groups, tile.slot);
+    const GroupRows rows(memory.groups, tile.slot);
     const int chunks = (tile.rows + kTileDepth - 1) / kTileDepth;
     const int left_column = tile.begin - tile.slot * args.depth;
     const int right_column = tile.weight_tile * kTileWeightRows;
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
                    const __grid_constant__ CUtensorMap left, const __grid_constant__ CUtensorMap out) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(kAlignment) uint8_t raw[];
-  const Memory memory(raw, args.cut);
+  const Memory memory(raw, args.cut, args.slots);
   Shared& shared = memory.shared;
   const Cluster cluster{ClusterSize(), ClusterRank()};
   if (threadIdx.x == 0) {
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   }
   WaitForEarlierGrids();
   LetNextGridStart();
-  for (int slot = threadIdx.x; slot < args.slots; slot += kBlockThreads) shared.groups.ends[slot] = args.ends[slot];
+  for (int slot = threadIdx.x; slot < args.slots; slot += kBlockThreads) memory.groups.ends[slot] = args.ends[slot];
   __syncthreads();
   SyncCluster();
   const int warp = threadIdx.x / 32;

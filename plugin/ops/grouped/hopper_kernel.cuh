@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr bool kGather = kWay == Way::kGathered;
   extern __shared__ __align__(kAlignment) uint8_t raw[];
-  const Memory memory(raw, args.cut);
+  const Memory memory(raw, args.cut, args.slots);
   Shared& shared = memory.shared;
   const Cluster cluster{ClusterSize(), ClusterRank()};
   const int weight_tiles = (args.columns + kTileColumns<kForm> - 1) / kTileColumns<kForm>;
@@ -49,11 +49,11 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if (!args.only_in_is_fresh) WaitForEarlierGrids();
   LetNextGridStart();
   if (threadIdx.x / 32 == 1) {
-    CountTiles(args.ends, args.slots, min(args.cut.tile_rows, kMostRows), args.cut.tile_rows, shared.groups);
+    CountTiles(args.ends, args.slots, min(args.cut.tile_rows, kMostRows), args.cut.tile_rows, memory.groups);
   }
   __syncthreads();
   if (cluster.size > 1) SyncCluster();
-  const Schedule schedule(shared.groups, args.slots, weight_tiles, kGranule, cluster);
+  const Schedule schedule(memory.groups, args.slots, weight_tiles, kGranule, cluster);
   constexpr int kOtherRegisters = kGather ? kGatheringRegisters : kLoadingRegisters;
   const int warp = threadIdx.x / 32;
   if (threadIdx.x < kGroupThreads) {
@@ -94,15 +94,18 @@ inline int EarlySteps(const GroupedProduct& product) {
   return static_cast<int>(std::min(kSteps, (product.depth + kTileDepth - 1) / kTileDepth));
 }
 
-// For groups of about a tile's rows, about half of which have a few more. Times of the busiest pair of blocks, in rows of a weight
-// tile, estimated: without wide tiles, half of the groups are two tiles, which read their weights twice.
+// For groups of up to kMostWideTiles tiles. Of about one tile's rows, about half have a few more: times of the busiest pair of
+// blocks, in rows of a weight tile, are estimated then, for without wide tiles half of the groups are two tiles, which read their
+// weights twice, but also share them better.
 template <Form kForm>
 bool WideHelps(const GroupedProduct& product, int multiprocessors) {
   const int64_t rows = product.rows / product.slots;
-  if (rows < kMostRows * 3 / 4 || rows > kMostRows * 9 / 8) return false;
+  if (product.slots > MostSlots(kWideCut) || rows < kMostRows * 3 / 4 || rows > kMostWideTiles * kWideRows) return false;
+  if (rows > kWideRows) return true;
   const int64_t pairs = multiprocessors / 2;
   const int64_t tiles = product.slots * ((product.columns + 2 * kTileColumns<kForm> - 1) / (2 * kTileColumns<kForm>));
-  const int64_t wide = (tiles + pairs - 1) / pairs * kWideRows;
+  constexpr int64_t kUsualRows = 272;  // of a wide tile
+  const int64_t wide = (tiles + pairs - 1) / pairs * kUsualRows;
   constexpr int64_t kReadTwice = 290;  // rows in the time of two tiles of half the rows, or one of kMostRows, on average
   return wide <= tiles * kReadTwice / pairs + kMostRows / 2;
 }

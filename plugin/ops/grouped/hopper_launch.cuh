@@ -31,8 +31,8 @@ cudaError_t AllowShared() {
 }
 
 // Returns what failed, or null. The grid may start before the one ahead of it has ended.
-template <auto kKernel, typename... Args>
-const char* LaunchCluster(Shape shape, int multiprocessors, cudaStream_t stream, const Args&... args) {
+template <auto kKernel, typename... Maps>
+const char* LaunchCluster(Shape shape, int multiprocessors, cudaStream_t stream, const KernelArgs& args, const Maps&... maps) {
   if (const cudaError_t error = AllowShared<kKernel>(); error != cudaSuccess) return cudaGetErrorString(error);
   cudaLaunchAttribute attributes[2] = {BeginsEarly()};
   attributes[1].id = cudaLaunchAttributeClusterDimension;
@@ -42,11 +42,11 @@ const char* LaunchCluster(Shape shape, int multiprocessors, cudaStream_t stream,
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors) / shape.cluster * shape.cluster);
   config.blockDim = dim3(kBlockThreads);
-  config.dynamicSmemBytes = SharedBytes(shape.cut);
+  config.dynamicSmemBytes = SharedBytes(shape.cut, args.slots);
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 2;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kKernel, args...);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kKernel, args, maps...);
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

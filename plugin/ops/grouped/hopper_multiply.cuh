@@ -31,7 +31,7 @@ class Multiplier {
       const uint8_t* stage = AwaitStage();
       const Tile tile = ReadTile();
       if (tile.rows == 0) break;
-      if constexpr (kForm == Form::kGradient) steps_ = Steps(memory_.shared.groups.Rows(tile.slot));
+      if constexpr (kForm == Form::kGradient) steps_ = Steps(memory_.groups.Rows(tile.slot));
       Bias bias{};
       if constexpr (kForm == Form::kGated || kForm == Form::kPlain) bias = BiasOf<T, kForm>(args_, tile, group_);
       if constexpr (kWay == Way::kWide) {
@@ -74,10 +74,12 @@ class Multiplier {
   }
 
   __device__ __forceinline__ void DoWide(const Tile& tile, Bias bias, const uint8_t* stage) {
+    const int granules = (tile.rows + kGranule - 1) / kGranule;
     step_ = 0;
 #pragma unroll 1
     for (;;) {
-      StartWide(stage);
+      Visit<kMostGranules + 1, kWideRows / kGranule>(
+          granules, [&]<int kCount>() __attribute__((always_inline)) { StartWide<kCount * kGranule>(stage); });
       EndStep();
       if (out_.Any()) out_.LaySome();
       if (step_ == steps_) break;
@@ -138,6 +140,7 @@ class Multiplier {
     CommitWgmma();
   }
 
+  template <int N>
   __device__ __forceinline__ void StartWide(const uint8_t* stage) {
     const uint64_t weights = Descriptor(stage + group_ * 64 * kRowBytes);
     const uint64_t low = Descriptor(stage + kWeightBytes);
@@ -148,7 +151,7 @@ class Multiplier {
       const uint64_t weight = weights + kWeightStride * part;
       const bool add = step_ > 0 || part > 0;
       Wgmma<T, kMostRows, kAcross, false>::Run(sum_, weight, low + 2 * part, add);
-      Wgmma<T, kWideRows - kMostRows, kAcross, false>::Run(sum_ + kMostSums, weight, high + 2 * part, add);
+      Wgmma<T, N - kMostRows, kAcross, false>::Run(sum_ + kMostSums, weight, high + 2 * part, add);
     }
     CommitWgmma();
   }

@@ -7,6 +7,7 @@
 namespace autoep::ops::cuda::hopper {
 
 inline constexpr int kMostSlots = 1024;
+inline constexpr int kMostWideTiles = 3;  // of a group
 inline constexpr int kMostInBand = 12;  // row tiles that pass over one weight tile together, so that both stay in the L2 cache
 
 struct alignas(16) Tile {
@@ -29,15 +30,21 @@ struct Cluster {
 
 // In shared memory.
 struct Groups {
-  int ends[kMostSlots];
-  int first[kMostSlots + 1];  // number of the slot's first row tile; then their count
+  int* ends;   // [slots]
+  int* first;  // [slots + 1]: number of the slot's first row tile; then their count
 
   __device__ int Begin(int slot) const { return slot == 0 ? 0 : ends[slot - 1]; }
   __device__ int Rows(int slot) const { return ends[slot] - Begin(slot); }
 };
 
-// By one warp. A group of at most whole_rows is one tile, another as many as it needs of tile_rows.
-__device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows, int whole_rows, Groups& groups) {
+// Of a group: as many as it needs of tile_rows, or of wide_rows while so few of those hold it.
+__device__ __forceinline__ int TilesOf(int rows, int tile_rows, int wide_rows) {
+  const int most = rows <= kMostWideTiles * wide_rows ? wide_rows : tile_rows;
+  return (rows + most - 1) / most;
+}
+
+// By one warp.
+__device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows, int wide_rows, const Groups& groups) {
   constexpr int kAtOnce = 4;  // times 32 slots: no read and no sum waits for another
   const int lane = threadIdx.x % 32;
   int before = 0;
@@ -50,7 +57,7 @@ __device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows,
     for (int i = 0; i < kAtOnce; ++i) {
       const int lower = __shfl_up_sync(~0u, end[i], 1);
       const int rows = end[i] - (lane == 0 ? begin : lower);
-      own[i] = tiles[i] = rows <= whole_rows ? min(rows, 1) : (rows + tile_rows - 1) / tile_rows;
+      own[i] = tiles[i] = TilesOf(rows, tile_rows, wide_rows);
       begin = __shfl_sync(~0u, end[i], 31);
     }
     for (int step = 1; step < 32; step *= 2) {
@@ -123,7 +130,7 @@ class Schedule {
     return low;
   }
 
-  const Groups& groups_;
+  const Groups groups_;
   const int slots_;
   const int weight_tiles_;  // of a cluster
   const int granule_;
