@@ -69,7 +69,7 @@ struct Shared {
   uint64_t empty[kMostStages];
   Tile tiles[kMostStages];  // of the first step of a tile; without rows: there is no more
   Tile queue[kQueued];      // tiles to be loaded, from the cluster's first block; at its end one without rows
-  uint64_t queued[kQueued], taken[kQueued];
+  uint64_t queued[kQueued], asked[kQueued];
   Tile out_tiles[kMultipliers];  // whose parts are on their way
   OutPart out_parts[kMultipliers];
   uint64_t out_full[kMultipliers], out_empty[kMultipliers];

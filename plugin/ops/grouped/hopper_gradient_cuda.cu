@@ -55,15 +55,16 @@ struct GroupRows {
 __device__ __forceinline__ void LoadGradient(const KernelArgs& args, const CUtensorMap& right, const CUtensorMap& left,
                                              const Memory& memory, Cluster cluster) {
   const uint16_t everyone = static_cast<uint16_t>((1u << cluster.size) - 1);
-  Ring queue{kQueued};
+  TileQueue queue(args, memory.shared);
   Ring ring{args.cut.stages, 1};
-  for (Tile tile = TakeTile(memory, queue); tile.rows > 0; tile = TakeTile(memory, queue)) {
+  for (Tile tile = queue.Take(); tile.rows > 0; tile = queue.Take()) {
     const GroupRows rows(memory.groups, tile.slot);
     const int chunks = (tile.rows + kTileDepth - 1) / kTileDepth;
     const int left_column = tile.begin - tile.slot * args.depth;
     const int right_column = tile.weight_tile * kTileWeightRows;
     const int steps = Steps(rows.count);
     for (int step = 0; step < steps; ++step, ring.Next()) {
+      queue.AskAt(step, steps);
       uint64_t* full = memory.Full(ring.stage);
       uint8_t* to = memory.Stage(ring.stage);
       Wait(memory.Empty(ring.stage), ring.phase);

@@ -20,19 +20,35 @@ __device__ __forceinline__ void InitBarriers(Shared& shared, int stages, Cluster
   }
   for (int slot = 0; slot < kQueued; ++slot) {
     InitBarrier(&shared.queued[slot], 1);
-    InitBarrier(&shared.taken[slot], cluster.size);
+    InitBarrier(&shared.asked[slot], cluster.size);
   }
   FenceBarrierInit();
 }
 
-// The next tile, for one thread.
-__device__ __forceinline__ Tile TakeTile(const Memory& memory, Ring& queue) {
-  WaitForPeer(&memory.shared.queued[queue.stage], queue.phase);
-  const Tile tile = memory.shared.queue[queue.stage];
-  TellPeer(&memory.shared.taken[queue.stage], 0);
-  queue.Next();
-  return tile;
-}
+// Tiles for a loading thread. With each it asks for another: at once where a cluster has its own in turn; where tiles go to who
+// comes first, in its last steps, for who asks early takes tiles from those that begin late.
+class TileQueue {
+ public:
+  __device__ __forceinline__ TileQueue(const KernelArgs& args, Shared& shared) : in_turn_(args.next_tile == nullptr), shared_(shared) {}
+
+  __device__ __forceinline__ Tile Take() {
+    WaitForPeer(&shared_.queued[ring_.stage], ring_.phase);
+    return shared_.queue[ring_.stage];
+  }
+
+  // At each step of the tile that was taken last.
+  __device__ __forceinline__ void AskAt(int step, int steps) {
+    constexpr int kAhead = 12;  // steps, longer than an answer takes
+    if (step != (in_turn_ ? 0 : max(0, steps - kAhead))) return;
+    TellPeer(&shared_.asked[ring_.stage], 0);
+    ring_.Next();
+  }
+
+ private:
+  const bool in_turn_;
+  Shared& shared_;
+  Ring ring_{kQueued};
+};
 
 template <Form kForm>
 __device__ __forceinline__ void LoadWeights(const CUtensorMap& map, const Tile& tile, int step, const Memory& memory, int stage) {
@@ -118,16 +134,22 @@ __device__ __forceinline__ void LoadRows(const RowMaps& maps, const Boxes<kClust
 template <typename Tiles>
 __device__ __forceinline__ void QueueTiles(const KernelArgs& args, Shared& shared, Cluster cluster, const Tiles& schedule) {
   const int count = schedule.Count();
-  Ring ring{kQueued, 1};
-  for (int number = schedule.First();; ring.Next()) {
+  const bool in_turn = args.next_tile == nullptr;
+  int unasked = in_turn ? kQueued : 1;  // tiles
+  Ring asked{kQueued};
+  Ring queued{kQueued};
+  for (int number = schedule.First();; queued.Next()) {
     const Tile tile = number < count ? schedule.Get(number) : Tile{};
-    WaitForPeer(&shared.taken[ring.stage], ring.phase);
     for (int rank = 0; rank < cluster.size; ++rank) {
-      StoreAtPeer(&shared.queue[ring.stage], rank, make_int4(tile.slot, tile.weight_tile + rank, tile.begin, tile.rows));
-      TellPeer(&shared.queued[ring.stage], rank);
+      StoreAtPeer(&shared.queue[queued.stage], rank, make_int4(tile.slot, tile.weight_tile + rank, tile.begin, tile.rows));
+      TellPeer(&shared.queued[queued.stage], rank);
     }
     if (tile.rows == 0) return;
-    number = args.next_tile == nullptr ? number + schedule.Clusters() : schedule.Clusters() + atomicAdd(args.next_tile, 1);
+    if (--unasked <= 0) {
+      WaitForPeer(&shared.asked[asked.stage], asked.phase);
+      asked.Next();
+    }
+    number = in_turn ? number + schedule.Clusters() : schedule.Clusters() + atomicAdd(args.next_tile, 1);
   }
 }
 
@@ -136,7 +158,7 @@ template <Form kForm, Way kWay>
 __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtensorMap& weights, const RowMaps& maps,
                                             const Memory& memory, Cluster cluster) {
   const int steps = Steps(args.depth);
-  Ring queue{kQueued};
+  TileQueue queue(args, memory.shared);
   Boxes<kClusterOf<kWay>> boxes;
   const auto load_weights = [&](const Tile& tile, int step, int stage) {
     if (step == 0) {
@@ -146,14 +168,15 @@ __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtens
     ArriveExpecting(memory.Full(stage), kWeightBytes + boxes.bytes);
     LoadWeights<kForm>(weights, tile, step, memory, stage);
   };
-  Tile tile = TakeTile(memory, queue);
+  Tile tile = queue.Take();
   // Weights of the first stages do not wait for the grid that makes the rows.
   int early = 0;
   for (; tile.rows > 0 && early < min(args.cut.stages, steps); ++early) load_weights(tile, early, early);
   WaitForEarlierGrids();
   Ring ring{args.cut.stages, 1};
-  for (; tile.rows > 0; tile = TakeTile(memory, queue)) {
+  for (; tile.rows > 0; tile = queue.Take()) {
     for (int step = 0; step < steps; ++step, ring.Next()) {
+      queue.AskAt(step, steps);
       if (early > 0) {
         --early;
       } else {
