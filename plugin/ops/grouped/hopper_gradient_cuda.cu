@@ -16,30 +16,51 @@ namespace {
 
 constexpr unsigned kGradientCluster = 2;
 
-// Tiles by number, of a cluster's first block: those of a slot follow each other, so that its rows stay in the L2 cache.
-class GradientSchedule {
+// A block's tiles. The clusters take turns, slot by slot, so that a slot's rows stay in the L2 cache. Counted by digits: the loading
+// thread divides at its beginning only.
+class GradientTiles {
  public:
-  __device__ GradientSchedule(const KernelArgs& args, Cluster cluster)
-      : slots_(args.slots),
-        rows_(args.depth),
+  __device__ __forceinline__ GradientTiles(const KernelArgs& args, Cluster cluster)
+      : args_(args),
         right_tiles_((args.columns + kTileWeightRows * cluster.size - 1) / (kTileWeightRows * cluster.size)),
         left_tiles_((args.depth + kMostRows - 1) / kMostRows),
+        tile_rows_(RowsOfTile(args.depth, left_tiles_, kGranule)),
+        at_(DigitsOf(blockIdx.x / cluster.size)),
+        stride_(DigitsOf(gridDim.x / cluster.size)),
         cluster_(cluster) {}
 
-  __device__ int Count() const { return slots_ * left_tiles_ * right_tiles_; }
-  __device__ int First() const { return blockIdx.x / cluster_.size; }
-  __device__ int Clusters() const { return gridDim.x / cluster_.size; }
+  // Without rows: there is no more.
+  __device__ __forceinline__ Tile Get() const {
+    if (at_.slot >= args_.slots) return {};
+    const int begin = at_.left * tile_rows_;
+    return {at_.slot, at_.right * cluster_.size + cluster_.rank, at_.slot * args_.depth + begin,
+            min(tile_rows_, args_.depth - begin)};
+  }
 
-  __device__ Tile Get(int number) const {
-    const int left = number / right_tiles_;
-    const int slot = left / left_tiles_;
-    const int step = RowsOfTile(rows_, left_tiles_, kGranule);
-    const int begin = left % left_tiles_ * step;
-    return {slot, number % right_tiles_ * cluster_.size, slot * rows_ + begin, min(step, rows_ - begin)};
+  __device__ __forceinline__ void Next() {
+    at_.right += stride_.right;
+    const int left = at_.right >= right_tiles_;
+    at_.right -= left * right_tiles_;
+    at_.left += stride_.left + left;
+    const int slot = at_.left >= left_tiles_;
+    at_.left -= slot * left_tiles_;
+    at_.slot += stride_.slot + slot;
   }
 
  private:
-  const int slots_, rows_, right_tiles_, left_tiles_;
+  struct Digits {
+    int slot, left, right;
+  };
+
+  __device__ __forceinline__ Digits DigitsOf(int number) const {
+    const int left = number / right_tiles_;
+    return {left / left_tiles_, left % left_tiles_, number % right_tiles_};
+  }
+
+  const KernelArgs& args_;
+  const int right_tiles_, left_tiles_, tile_rows_;
+  Digits at_;
+  const Digits stride_;
   const Cluster cluster_;
 };
 
@@ -55,16 +76,15 @@ struct GroupRows {
 __device__ __forceinline__ void LoadGradient(const KernelArgs& args, const CUtensorMap& right, const CUtensorMap& left,
                                              const Memory& memory, Cluster cluster) {
   const uint16_t everyone = static_cast<uint16_t>((1u << cluster.size) - 1);
-  TileQueue queue(args, memory.shared);
   Ring ring{args.cut.stages, 1};
-  for (Tile tile = queue.Take(); tile.rows > 0; tile = queue.Take()) {
+  GradientTiles tiles(args, cluster);
+  for (Tile tile = tiles.Get(); tile.rows > 0; tiles.Next(), tile = tiles.Get()) {
     const GroupRows rows(memory.groups, tile.slot);
     const int chunks = (tile.rows + kTileDepth - 1) / kTileDepth;
     const int left_column = tile.begin - tile.slot * args.depth;
     const int right_column = tile.weight_tile * kTileWeightRows;
     const int steps = Steps(rows.count);
     for (int step = 0; step < steps; ++step, ring.Next()) {
-      queue.AskAt(step, steps);
       uint64_t* full = memory.Full(ring.stage);
       uint8_t* to = memory.Stage(ring.stage);
       Wait(memory.Empty(ring.stage), ring.phase);
@@ -107,8 +127,6 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     ShrinkRegisters<kLoadingRegisters>();
     if (threadIdx.x == 0) {
       LoadGradient(args, right, left, memory, cluster);
-    } else if (threadIdx.x == 32 && cluster.rank == 0) {
-      QueueTiles(args, shared, cluster, GradientSchedule(args, cluster));
     } else if (warp >= kFirstStorer) {
       StoreParts<T, Form::kGradient>(args, {out, out, out}, memory, warp - kFirstStorer);
     }

@@ -131,8 +131,7 @@ __device__ __forceinline__ void LoadRows(const RowMaps& maps, const Boxes<kClust
 
 // One thread of a cluster's first block: tiles for the loading threads of all its blocks, each cluster its own in turn, or as they
 // come where there is a counter. It has its own warp, so that its divisions and its waiting hold up no load.
-template <typename Tiles>
-__device__ __forceinline__ void QueueTiles(const KernelArgs& args, Shared& shared, Cluster cluster, const Tiles& schedule) {
+__device__ __forceinline__ void QueueTiles(const KernelArgs& args, Shared& shared, Cluster cluster, const Schedule& schedule) {
   const int count = schedule.Count();
   const bool in_turn = args.next_tile == nullptr;
   int unasked = in_turn ? kQueued : 1;  // tiles
