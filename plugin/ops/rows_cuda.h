@@ -62,8 +62,8 @@ struct Order {
   int64_t rows;   // a position from here on is none: the choice has no row
 };
 
-// to[order[t, j]] = from[t] * factors[t, j]. from's type is to's or wider.
-void SpreadRows(Rows from, Rows factors, Order order, int64_t tokens, int64_t choices, int64_t hidden, Rows to,
+// to[order[t, j]] = from[t] * factors[t, j]. from's rows lie `pitch` values apart; its type is to's or wider.
+void SpreadRows(Rows from, int64_t pitch, Rows factors, Order order, int64_t tokens, int64_t choices, int64_t hidden, Rows to,
                 cudaStream_t stream);
 
 // to[t] = sum over j of factors[t, j] * from[order[t, j]], in the order of j. to's type is from's or wider.

@@ -48,8 +48,8 @@ void SpreadInto(const at::Tensor& out, const at::Tensor& source, const std::opti
   const at::Tensor from = source.contiguous();
   const at::Tensor positions = order.contiguous();
   const at::Tensor factors = scale ? scale->contiguous() : at::Tensor();
-  SpreadRows(RowsOf(from), RowsOrNone(factors), OrderOf(positions, out.size(0)), order.size(0), order.size(1), source.size(1),
-             RowsOf(out), c10::cuda::getCurrentCUDAStream());
+  SpreadRows(RowsOf(from), source.size(1), RowsOrNone(factors), OrderOf(positions, out.size(0)), order.size(0), order.size(1),
+             source.size(1), RowsOf(out), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -90,15 +90,16 @@ class Backward {
     const int64_t share = ((hidden + parts - 1) / parts + kUnit - 1) / kUnit * kUnit;
     for (int64_t begin = 0; begin < hidden; begin += share) {
       const int64_t columns = std::min(share, hidden - begin);
-      HopperWeightGrad(hidden_grad_, Spread(x_.narrow(1, begin, columns).contiguous()), saved_.ends, out.narrow(2, begin, columns));
+      HopperWeightGrad(hidden_grad_, Spread(x_.narrow(1, begin, columns)), saved_.ends, out.narrow(2, begin, columns));
     }
     return out;
   }
 
+  // Of tokens, or of some columns of them.
   at::Tensor Spread(const at::Tensor& tokens) {
     at::Tensor rows = at::empty({call_.num_rows, tokens.size(1)}, tokens.options());
-    SpreadRows(RowsOf(tokens), RowsOrNone({}), OrderOf(saved_.order, rows.size(0)), tokens.size(0), choices_, tokens.size(1),
-               RowsOf(rows), stream_);
+    SpreadRows(RowsOf(tokens), tokens.stride(0), RowsOrNone({}), OrderOf(saved_.order, rows.size(0)), tokens.size(0), choices_,
+               tokens.size(1), RowsOf(rows), stream_);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return rows;
   }

@@ -81,7 +81,7 @@ at::Tensor ForwardMoe(const MoeCall& call, MoeSaved* saved) {
   at::Tensor copies;
   if (!gather) {
     experts.rows = copies = at::empty({call.num_rows, x.size(1)}, x.options());
-    SpreadRows(RowsOf(x), RowsOrNone({}), order, x.size(0), choices, x.size(1), RowsOf(copies), stream);
+    SpreadRows(RowsOf(x), x.size(1), RowsOrNone({}), order, x.size(0), choices, x.size(1), RowsOf(copies), stream);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     piece.products.out = copies.data_ptr();
   }
