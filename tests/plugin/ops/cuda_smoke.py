@@ -175,9 +175,10 @@ def moe_forward_and_backward() -> None:
 
 
 def groups_of_a_few_more_rows_than_a_tile() -> None:
-    """Which a wide tile takes whole, forward and backward, where there are many; and all sizes beside them. The gradients of the
+    """Which a wide tile takes whole, or two or three of them, forward and backward; and all sizes beside them. The gradients of the
     weights are several tiles each way."""
-    counts = torch.tensor([0, 1, 17, 240, 255, 256, 257, 258, 271, 272, 273, 274, 288, 300, 512, 530] + [256, 260, 264, 272] * 8)
+    few = [0, 1, 17, 240, 255, 256, 257, 258, 271, 272, 273, 274, 287, 288, 289, 300, 512, 530, 576, 577, 800, 864, 865]
+    counts = torch.tensor(few + [256, 260, 264, 272] * 8)
     ids = torch.repeat_interleave(torch.arange(len(counts)), counts).unsqueeze(1)
     ids = ids[torch.randperm(len(ids))]
     for name in ("silu_gated", "gelu"):
