@@ -15,12 +15,6 @@ inline constexpr int kGroupThreads = 128;  // a warpgroup
 inline constexpr int kMultipliers = 2;     // warpgroups; before them comes one that loads, and stores
 inline constexpr int kBlockThreads = (1 + kMultipliers) * kGroupThreads;
 inline constexpr int kFirstStorer = kGroupThreads / 32 - kMultipliers;  // warp: one for each that multiplies
-inline constexpr int kGranule = 16;       // rows: tiles are cut at multiples of it
-inline constexpr int kMostGranules = 16;  // in a tile
-inline constexpr int kMostRows = kMostGranules * kGranule;
-// Of a wide tile. A group of few more than kMostRows, or twice or thrice as many, is so many tiles then, and not one more, which
-// would read the weights once more.
-inline constexpr int kWideRows = 288;
 inline constexpr int kSmallBox = 32;  // rows that the copy engine reads at once
 inline constexpr int kLargeBox = 128;
 inline constexpr int kWideBox = kWideRows / 2;
@@ -58,7 +52,11 @@ struct OutPart {
   int begin, rows, column;
 };
 
-// A lane's part, for its whole warp.
+// A lane's tile or part, for its whole warp.
+__device__ __forceinline__ Tile OfLane(const Tile& tile, int lane) {
+  return {__shfl_sync(~0u, tile.slot, lane), __shfl_sync(~0u, tile.weight_tile, lane), __shfl_sync(~0u, tile.begin, lane),
+          __shfl_sync(~0u, tile.rows, lane)};
+}
 __device__ __forceinline__ OutPart OfLane(const OutPart& part, int lane) {
   return {__shfl_sync(~0u, part.begin, lane), __shfl_sync(~0u, part.rows, lane), __shfl_sync(~0u, part.column, lane)};
 }

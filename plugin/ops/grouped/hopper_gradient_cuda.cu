@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include "plugin/ops/dependent_launch.cuh"
+#include "plugin/ops/grouped/gradient_tiles.cuh"
 #include "plugin/ops/grouped/hopper_launch.cuh"
 #include "plugin/ops/grouped/hopper_load.cuh"
 #include "plugin/ops/grouped/hopper_multiply.cuh"
@@ -15,54 +16,6 @@ namespace autoep::ops::cuda::hopper {
 namespace {
 
 constexpr unsigned kGradientCluster = 2;
-
-// A block's tiles. The clusters take turns, slot by slot, so that a slot's rows stay in the L2 cache. Counted by digits: the loading
-// thread divides at its beginning only.
-class GradientTiles {
- public:
-  __device__ __forceinline__ GradientTiles(const KernelArgs& args, Cluster cluster)
-      : args_(args),
-        right_tiles_((args.columns + kTileWeightRows * cluster.size - 1) / (kTileWeightRows * cluster.size)),
-        left_tiles_((args.depth + kMostRows - 1) / kMostRows),
-        tile_rows_(RowsOfTile(args.depth, left_tiles_, kGranule)),
-        at_(DigitsOf(blockIdx.x / cluster.size)),
-        stride_(DigitsOf(gridDim.x / cluster.size)),
-        cluster_(cluster) {}
-
-  // Without rows: there is no more.
-  __device__ __forceinline__ Tile Get() const {
-    if (at_.slot >= args_.slots) return {};
-    const int begin = at_.left * tile_rows_;
-    return {at_.slot, at_.right * cluster_.size + cluster_.rank, at_.slot * args_.depth + begin,
-            min(tile_rows_, args_.depth - begin)};
-  }
-
-  __device__ __forceinline__ void Next() {
-    at_.right += stride_.right;
-    const int left = at_.right >= right_tiles_;
-    at_.right -= left * right_tiles_;
-    at_.left += stride_.left + left;
-    const int slot = at_.left >= left_tiles_;
-    at_.left -= slot * left_tiles_;
-    at_.slot += stride_.slot + slot;
-  }
-
- private:
-  struct Digits {
-    int slot, left, right;
-  };
-
-  __device__ __forceinline__ Digits DigitsOf(int number) const {
-    const int left = number / right_tiles_;
-    return {left / left_tiles_, left % left_tiles_, number % right_tiles_};
-  }
-
-  const KernelArgs& args_;
-  const int right_tiles_, left_tiles_, tile_rows_;
-  Digits at_;
-  const Digits stride_;
-  const Cluster cluster_;
-};
 
 // A slot's rows, and where the copy engine finds them.
 struct GroupRows {
@@ -77,7 +30,7 @@ __device__ __forceinline__ void LoadGradient(const KernelArgs& args, const CUten
                                              const Memory& memory, Cluster cluster) {
   const uint16_t everyone = static_cast<uint16_t>((1u << cluster.size) - 1);
   Ring ring{args.cut.stages, 1};
-  GradientTiles tiles(args, cluster);
+  GradientTiles tiles(args.slots, args.depth, (args.columns + kTileWeightRows - 1) / kTileWeightRows, cluster);
   for (Tile tile = tiles.Get(); tile.rows > 0; tiles.Next(), tile = tiles.Get()) {
     const GroupRows rows(memory.groups, tile.slot);
     const int chunks = (tile.rows + kTileDepth - 1) / kTileDepth;
@@ -111,7 +64,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   extern __shared__ __align__(kAlignment) uint8_t raw[];
   const Memory memory(raw, args.cut, args.slots);
   Shared& shared = memory.shared;
-  const Cluster cluster{ClusterSize(), ClusterRank()};
+  const Cluster cluster = ThisCluster();
   if (threadIdx.x == 0) {
     InitBarriers(shared, args.cut.stages, cluster, 1);
     PrefetchMap(&left);

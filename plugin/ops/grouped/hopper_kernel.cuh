@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "plugin/ops/dependent_launch.cuh"
+#include "plugin/ops/grouped/count_tiles.cuh"
 #include "plugin/ops/grouped/hopper_launch.cuh"
 #include "plugin/ops/grouped/hopper_load.cuh"
 #include "plugin/ops/grouped/hopper_multiply.cuh"
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   extern __shared__ __align__(kAlignment) uint8_t raw[];
   const Memory memory(raw, args.cut, args.slots);
   Shared& shared = memory.shared;
-  const Cluster cluster{ClusterSize(), ClusterRank()};
+  const Cluster cluster = ThisCluster();
   const int weight_tiles = (args.columns + kTileColumns<kForm> - 1) / kTileColumns<kForm>;
   if (threadIdx.x == 0) {
     InitBarriers(shared, args.cut.stages, cluster, kGather ? 1 + kGroupThreads : 1);

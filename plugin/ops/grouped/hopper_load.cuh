@@ -8,6 +8,11 @@
 
 namespace autoep::ops::cuda::hopper {
 
+__device__ __forceinline__ Cluster ThisCluster() {
+  const int size = ClusterSize();
+  return {size, ClusterRank(), static_cast<int>(blockIdx.x) / size, static_cast<int>(gridDim.x) / size};
+}
+
 // By one thread of a block. loaders: threads that fill a stage.
 __device__ __forceinline__ void InitBarriers(Shared& shared, int stages, Cluster cluster, int loaders) {
   for (int stage = 0; stage < stages; ++stage) {

@@ -1,14 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which tiles of a grouped product a block computes, and in which order. Every block works it out for itself from the groups' ends.
+// Nothing here asks the device who it is, so that it is tested on the host.
 #pragma once
 
-#include <cstdint>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
 
 namespace autoep::ops::cuda::hopper {
 
 inline constexpr int kMostSlots = 1024;
+inline constexpr int kGranule = 16;       // rows: tiles are cut at multiples of it
+inline constexpr int kMostGranules = 16;  // in a tile
+inline constexpr int kMostRows = kMostGranules * kGranule;
+// Of a wide tile. A group of few more than kMostRows, or twice or thrice as many, is so many tiles then, and not one more, which
+// would read the weights once more.
+inline constexpr int kWideRows = 288;
 inline constexpr int kMostWideTiles = 3;  // of a group
-inline constexpr int kMostInBand = 12;  // row tiles that pass over one weight tile together, so that both stay in the L2 cache
+inline constexpr int kMostInBand = 12;    // row tiles that pass over one weight tile together, so that both stay in the L2 cache
 
 struct alignas(16) Tile {
   int slot;
@@ -17,15 +26,10 @@ struct alignas(16) Tile {
   int rows;
 };
 
-// A lane's tile, for its whole warp.
-__device__ __forceinline__ Tile OfLane(const Tile& tile, int lane) {
-  return {__shfl_sync(~0u, tile.slot, lane), __shfl_sync(~0u, tile.weight_tile, lane), __shfl_sync(~0u, tile.begin, lane),
-          __shfl_sync(~0u, tile.rows, lane)};
-}
-
-// The blocks that share their rows, and this one's place among them.
+// The blocks that share their rows, this one's place among them, and theirs among all.
 struct Cluster {
   int size, rank;
+  int number, count;
 };
 
 // In shared memory.
@@ -41,43 +45,6 @@ struct Groups {
 __device__ __forceinline__ int TilesOf(int rows, int tile_rows, int wide_rows) {
   const int most = rows <= kMostWideTiles * wide_rows ? wide_rows : tile_rows;
   return (rows + most - 1) / most;
-}
-
-// By one warp.
-__device__ inline void CountTiles(const int32_t* ends, int slots, int tile_rows, int wide_rows, const Groups& groups) {
-  constexpr int kAtOnce = 4;  // times 32 slots: no read and no sum waits for another
-  const int lane = threadIdx.x % 32;
-  int before = 0;
-  int begin = 0;
-  for (int base = lane; base - lane < slots; base += 32 * kAtOnce) {
-    int end[kAtOnce], own[kAtOnce], tiles[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) end[i] = ends[min(base + 32 * i, slots - 1)];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int lower = __shfl_up_sync(~0u, end[i], 1);
-      const int rows = end[i] - (lane == 0 ? begin : lower);
-      own[i] = tiles[i] = TilesOf(rows, tile_rows, wide_rows);
-      begin = __shfl_sync(~0u, end[i], 31);
-    }
-    for (int step = 1; step < 32; step *= 2) {
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int lower = __shfl_up_sync(~0u, tiles[i], step);
-        if (lane >= step) tiles[i] += lower;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int slot = base + 32 * i;
-      if (slot < slots) {
-        groups.ends[slot] = end[i];
-        groups.first[slot] = before + tiles[i] - own[i];
-      }
-      before += __shfl_sync(~0u, tiles[i], 31);
-    }
-  }
-  if (lane == 0) groups.first[slots] = before;
 }
 
 // Rows of each but the last of so many tiles: even shares, in whole granules, so that no tile is nearly empty.
@@ -99,8 +66,8 @@ class Schedule {
 
   // Of a cluster.
   __device__ int Count() const { return groups_.first[slots_] * weight_tiles_; }
-  __device__ int First() const { return blockIdx.x / cluster_.size; }
-  __device__ int Clusters() const { return gridDim.x / cluster_.size; }
+  __device__ int First() const { return cluster_.number; }
+  __device__ int Clusters() const { return cluster_.count; }
 
   __device__ Tile Get(int number) const {
     const int slot = Slot(number / weight_tiles_);
@@ -109,13 +76,13 @@ class Schedule {
     const int bands = (row_tiles + kMostInBand - 1) / kMostInBand;
     const int most = (row_tiles + bands - 1) / bands;
     const int band = local / (most * weight_tiles_);
-    const int in_band = min(most, row_tiles - band * most);
+    const int in_band = std::min(most, row_tiles - band * most);
     const int place = local - band * most * weight_tiles_;
     const int row_tile = band * most + place % in_band;
     const int group_rows = groups_.Rows(slot);
     const int step = RowsOfTile(group_rows, row_tiles, granule_);
     const int begin = row_tile * step;
-    return {slot, place / in_band * cluster_.size, groups_.Begin(slot) + begin, min(step, group_rows - begin)};
+    return {slot, place / in_band * cluster_.size, groups_.Begin(slot) + begin, std::min(step, group_rows - begin)};
   }
 
  private:
