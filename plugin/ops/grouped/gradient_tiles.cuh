@@ -6,8 +6,8 @@
 
 namespace autoep::ops::cuda::hopper {
 
-// A block's tiles. The clusters take turns, slot by slot, so that a slot's rows stay in the L2 cache. Counted by digits: the loading
-// thread divides at its beginning only.
+// A block's tiles. The clusters take turns, slot by slot, so that a slot's rows stay in the L2 cache. Counted by digits: the
+// loading thread divides at its beginning only.
 class GradientTiles {
  public:
   // Of the gradient [slots, rows, columns], of which right_tiles hold all columns.

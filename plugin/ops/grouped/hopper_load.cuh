@@ -34,7 +34,8 @@ __device__ __forceinline__ void InitBarriers(Shared& shared, int stages, Cluster
 // comes first, in its last steps, for who asks early takes tiles from those that begin late.
 class TileQueue {
  public:
-  __device__ __forceinline__ TileQueue(const KernelArgs& args, Shared& shared) : in_turn_(args.next_tile == nullptr), shared_(shared) {}
+  __device__ __forceinline__ TileQueue(const KernelArgs& args, Shared& shared)
+      : in_turn_(args.next_tile == nullptr), shared_(shared) {}
 
   __device__ __forceinline__ Tile Take() {
     WaitForPeer(&shared_.queued[ring_.stage], ring_.phase);
