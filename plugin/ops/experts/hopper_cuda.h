@@ -19,7 +19,7 @@ struct GroupedRows {
   const int32_t* source = nullptr;  // [count]: row r is call.rows[source[r]]; null: call.rows[r]
   // The grid before in the stream is SpreadRows', and has made the rows; all else is older.
   bool just_copied = false;
-  int32_t* zeros = nullptr;         // [2] zeros for the products to count in; null: made where they are needed
+  int32_t* zeros = nullptr;  // [2] zeros for the products to count in; null: made where they are needed
 };
 
 // Where it writes, in device memory, aligned to 16 bytes.

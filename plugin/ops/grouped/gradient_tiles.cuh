@@ -16,7 +16,7 @@ class GradientTiles {
         rows_(rows),
         right_tiles_((right_tiles + cluster.size - 1) / cluster.size),
         left_tiles_((rows + kMostRows - 1) / kMostRows),
-        tile_rows_(RowsOfTile(rows, left_tiles_, kGranule)),
+        tile_rows_(RowsOfTile(rows, left_tiles_)),
         at_(DigitsOf(cluster.number)),
         stride_(DigitsOf(cluster.count)),
         cluster_(cluster) {}

@@ -15,8 +15,6 @@
 namespace autoep::ops::cuda::hopper {
 namespace {
 
-constexpr unsigned kGradientCluster = 2;
-
 // A slot's rows, and where the copy engine finds them.
 struct GroupRows {
   int begin, count;
@@ -103,7 +101,8 @@ const char* Launch(const GroupedGradient& product, int multiprocessors, cudaStre
   args.columns = static_cast<int>(product.columns);
   args.depth = static_cast<int>(product.out_rows);
   args.cut = kLargeCut;
-  return LaunchCluster<&GradientKernel<T>>({kLargeCut, kGradientCluster}, multiprocessors, stream, args, *right, *left, *out);
+  return LaunchCluster<&GradientKernel<T>>({args.cut, kClusterOf<Way::kInOrder>}, multiprocessors, stream, args, *right, *left,
+                                           *out);
 }
 
 }  // namespace

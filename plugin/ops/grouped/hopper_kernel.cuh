@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   }
   __syncthreads();
   if (cluster.size > 1) SyncCluster();
-  const Schedule schedule(memory.groups, args.slots, weight_tiles, kGranule, cluster);
+  const Schedule schedule(memory.groups, args.slots, weight_tiles, cluster);
   constexpr int kOtherRegisters = kGather ? kGatheringRegisters : kLoadingRegisters;
   const int warp = threadIdx.x / 32;
   if (threadIdx.x < kGroupThreads) {

@@ -48,20 +48,19 @@ __device__ __forceinline__ int TilesOf(int rows, int tile_rows, int wide_rows) {
 }
 
 // Rows of each but the last of so many tiles: even shares, in whole granules, so that no tile is nearly empty.
-__device__ __forceinline__ int RowsOfTile(int rows, int tiles, int granule) {
+__device__ __forceinline__ int RowsOfTile(int rows, int tiles) {
   const int share = (rows + tiles - 1) / tiles;
-  return (share + granule - 1) / granule * granule;
+  return (share + kGranule - 1) / kGranule * kGranule;
 }
 
 // Tiles by number, of a cluster's first block. The others take the weight tiles that follow, which may not exist, and the same
 // rows.
 class Schedule {
  public:
-  __device__ Schedule(const Groups& groups, int slots, int weight_tiles, int granule, Cluster cluster)
+  __device__ Schedule(const Groups& groups, int slots, int weight_tiles, Cluster cluster)
       : groups_(groups),
         slots_(slots),
         weight_tiles_((weight_tiles + cluster.size - 1) / cluster.size),
-        granule_(granule),
         cluster_(cluster) {}
 
   // Of a cluster.
@@ -80,7 +79,7 @@ class Schedule {
     const int place = local - band * most * weight_tiles_;
     const int row_tile = band * most + place % in_band;
     const int group_rows = groups_.Rows(slot);
-    const int step = RowsOfTile(group_rows, row_tiles, granule_);
+    const int step = RowsOfTile(group_rows, row_tiles);
     const int begin = row_tile * step;
     return {slot, place / in_band * cluster_.size, groups_.Begin(slot) + begin, std::min(step, group_rows - begin)};
   }
@@ -100,7 +99,6 @@ class Schedule {
   const Groups groups_;
   const int slots_;
   const int weight_tiles_;  // of a cluster
-  const int granule_;
   const Cluster cluster_;
 };
 

@@ -43,7 +43,7 @@ void CheckSchedule(const std::vector<int>& rows, int tile_rows, int wide_rows, i
   const Groups groups = table.View();
   std::vector<std::vector<int>> times((weight_tiles + cluster_size - 1) / cluster_size, std::vector<int>(table.ends.back()));
   for (int number = 0; number < clusters; ++number) {
-    const Schedule schedule(groups, static_cast<int>(rows.size()), weight_tiles, kGranule, {cluster_size, 0, number, clusters});
+    const Schedule schedule(groups, static_cast<int>(rows.size()), weight_tiles, {cluster_size, 0, number, clusters});
     for (int at = schedule.First(); at < schedule.Count(); at += schedule.Clusters()) {
       const Tile tile = schedule.Get(at);
       ASSERT_GT(tile.rows, 0) << "it would be the end";
