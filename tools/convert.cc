@@ -86,10 +86,9 @@ class ConvertCommand : public Subcommand {
     family_.Declare(app);
     app.add_option("--device", device_, "any (the result runs wherever it is loaded) or cpu (devices stay as they were traced)")
         ->type_name("DEVICE");
-    app.add_option(
-           "--router", router_,
-           "route (proved routers become autoep::route), fused (with the product that makes the logits; near ties may move) or "
-           "keep (all stay as they are)")
+    app.add_option("--router", router_,
+                   "route (proved routers become autoep::route), wide (their logits are not rounded; near ties may move) or "
+                   "keep (all stay as they are)")
         ->type_name("ROUTER");
     app.add_option("--moe", moe_,
                    "ops (on several ranks a layer is dispatch, experts and combine) or fused (one op with fewer exchanges)")
@@ -143,9 +142,9 @@ class ConvertCommand : public Subcommand {
     if (output_.empty() && !dry_run_) return Status(Code::kUsage, "-o is needed: the directory to make (or --dry-run)");
     AUTOEP_ASSIGN_OR_RETURN(options_.pipeline, passes_.Resolve());
     AUTOEP_RETURN_IF_ERROR(CheckChoice("--device", device_, {"any", "cpu"}));
-    AUTOEP_RETURN_IF_ERROR(CheckChoice("--router", router_, {"route", "fused", "keep"}));
+    AUTOEP_RETURN_IF_ERROR(CheckChoice("--router", router_, {"route", "wide", "keep"}));
     if (router_ == "keep") options_.pipeline.disabled.push_back({"fuse-router", std::nullopt});
-    if (router_ == "fused") options_.pipeline.extra.push_back("fuse-gate");
+    if (router_ == "wide") options_.pipeline.extra.push_back("widen-logits");
     AUTOEP_RETURN_IF_ERROR(CheckChoice("--moe", moe_, {"ops", "fused"}));
     if (moe_ == "fused") options_.pipeline.extra.push_back("fuse-ranks");
     if (device_ == "cpu") options_.pipeline.disabled.push_back({"follow-device", std::nullopt});

@@ -70,9 +70,16 @@ inline constexpr char kRoute[] =
     "float group_fill, int top_k, bool sorted, bool weigh_choice, ScalarType? weight_dtype, str renorm, float renorm_min, "
     "float scale, ScalarType? dtype, str layer, int abi) -> (Tensor weights, Tensor ids)";
 
-// route with the product that makes the logits inside: linear(x, gate, gate_bias), all in score_dtype and so without a rounding to
-// x's dtype in between. Put in only where asked for: ids may differ from the source's at near ties.
+// route with the product that makes the logits inside: linear(x, gate, gate_bias), its operands cast to logits_dtype; none: as they
+// are. With a dtype wider than theirs the logits are not rounded to theirs.
 //   x [.., H], gate [E, H], gate_bias [E]?
+inline constexpr char kRouteLinear[] =
+    "route.linear(Tensor x, Tensor gate, Tensor? gate_bias, Tensor? bias, ScalarType? logits_dtype, ScalarType? score_dtype, "
+    "str scores, int num_groups, int top_groups, str group_score, float group_fill, int top_k, bool sorted, bool weigh_choice, "
+    "ScalarType? weight_dtype, str renorm, float renorm_min, float scale, ScalarType? dtype, str layer, int abi) -> "
+    "(Tensor weights, Tensor ids)";
+
+// The same with logits_dtype = score_dtype, as earlier conversions have it.
 inline constexpr char kRouteGate[] =
     "route.gate(Tensor x, Tensor gate, Tensor? gate_bias, Tensor? bias, ScalarType score_dtype, str scores, int num_groups, "
     "int top_groups, str group_score, float group_fill, int top_k, bool sorted, bool weigh_choice, ScalarType? weight_dtype, "

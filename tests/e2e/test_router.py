@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Pass fuse-router on real models: the router becomes one op, and every bit of the answers stays.
+# Passes fuse-router and fuse-gate on real models: the router becomes one op, and every bit of the answers stays.
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,6 +26,13 @@ FUSED = [
 ]
 
 
+def routes_of(model: torch.jit.ScriptModule) -> list[str]:
+    """The schemas' names of all graphs' routes."""
+    methods = [module._c._get_method(name) for module in model.modules() for name in module._c._method_names()]
+    nodes = [node for method in methods for node in method.graph.findAllNodes("autoep::route", recurse=True)]
+    return [str(node.schema()).split("(")[0] for node in nodes]
+
+
 def block_ops(model: torch.jit.ScriptModule) -> list[str]:
     """The ops of all graphs that compute experts."""
     graphs = [module._c._get_method(name).graph for module in model.modules() for name in module._c._method_names()]
@@ -44,6 +51,8 @@ def test_one_op_a_layer_and_the_same_bits(name, models, tmp_path):
     ops = block_ops(loaded["route"])
     assert ops.count("autoep::route") == ops.count("autoep::moe") > 0
     assert "aten::topk" not in ops
+    # That block returns its logits.
+    assert set(routes_of(loaded["route"])) == {"autoep::route" if name.endswith("_logits") else "autoep::route.linear"}
     assert "aten::topk" in block_ops(loaded["keep"])
     examples = sorted(models.folder.glob(f"{name}.*.inputs.safetensors"))
     assert len(examples) >= 3
@@ -55,14 +64,12 @@ def test_one_op_a_layer_and_the_same_bits(name, models, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mixtral5_grouped_lm_fp32", "mixtral5_grouped_lm_bf16"])
-def test_with_the_product_inside_only_near_ties_move(name, models, tmp_path):
+def test_where_logits_are_not_rounded_only_near_ties_move(name, models, tmp_path):
     import autoep
 
     autoep.load_library()
-    tool.succeed("convert", models[name], "--ep-size", 2, "--router", "fused", "-o", tmp_path / "out")
+    tool.succeed("convert", models[name], "--ep-size", 2, "--router", "wide", "-o", tmp_path / "out")
     model = torch.jit.load(str(tmp_path / "out" / "model.pt"))
-    graphs = [module._c._get_method("forward").graph for module in model.modules() if module._c._has_method("forward")]
-    routes = [node for graph in graphs for node in graph.findAllNodes("autoep::route", recurse=True)]
-    assert routes and all(str(node.schema()).startswith("autoep::route.gate(") for node in routes)
+    assert set(routes_of(model)) == {"autoep::route.linear"}
     found = tool.succeed("verify", tmp_path / "out", "--source", models[name], "--json").json()
     assert sum(case["flips"] for case in found["cases"]) <= (2 if "bf16" in name else 0)

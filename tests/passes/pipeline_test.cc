@@ -107,7 +107,7 @@ TEST(RewriteMoeTest, UnsharesWhereOneLayerIsLeftOut) {
 
 TEST(FuseRouterTest, ComputesTheRouterByOneOp) {
   Opened opened = Open(MakeStack({}, {.seed = 2}, /*share_type=*/true));
-  const PipelineReport report = RunAll(opened);
+  const PipelineReport report = RunAll(opened, {.disabled = {{"fuse-gate", std::nullopt}}});
   EXPECT_EQ(EditsOf(report, "fuse-router"), 1) << "the blocks share a graph";
   FileCheck()
       .check("aten::linear")
@@ -122,6 +122,56 @@ TEST(FuseRouterTest, LeavesTheRouterWhereItIsLeftOut) {
   Opened opened = Open(MakeBlock({}));
   RunAll(opened, {.disabled = {{"fuse-router", std::nullopt}}});
   EXPECT_THAT(ForwardOf(opened.model, "").toString(), HasSubstr("aten::topk"));
+}
+
+const torch::jit::Node* RouteOf(const torch::jit::Graph& graph) {
+  for (const torch::jit::Node* node : graph.nodes()) {
+    if (node->kind() == c10::Symbol::fromQualString("autoep::route")) return node;
+  }
+  return nullptr;
+}
+
+TEST(FuseGateTest, PutsTheProductIntoTheRouter) {
+  Opened opened = Open(MakeStack({}, {.seed = 2}, /*share_type=*/true));
+  EXPECT_EQ(EditsOf(RunAll(opened), "fuse-gate"), 1) << "the blocks share a graph";
+  const torch::jit::Graph& graph = ForwardOf(opened.model, "second");
+  EXPECT_THAT(graph.toString(), Not(HasSubstr("aten::linear")));
+  ASSERT_NE(RouteOf(graph), nullptr);
+  EXPECT_EQ(RouteOf(graph)->schema().overload_name(), "linear");
+  EXPECT_TRUE(RouteOf(graph)->input(4)->mustBeNone()) << "the logits have the product's own dtype";
+}
+
+TEST(FuseGateTest, TakesInTheCastsOfItsOperands) {
+  Opened opened = Open(MakeBlock({.dtype = at::kBFloat16, .scores = "torch.sigmoid(torch.linear(x.to(6), self.gate.to(6)))"}));
+  RunAll(opened);
+  const torch::jit::Graph& graph = ForwardOf(opened.model, "");
+  const torch::jit::Node* route = RouteOf(graph);
+  ASSERT_NE(route, nullptr);
+  EXPECT_EQ(torch::jit::toIValue(route->input(4)), at::IValue(static_cast<int64_t>(at::kFloat)));
+  EXPECT_EQ(route->input(0), graph.inputs().at(1)) << "the tokens themselves";
+}
+
+TEST(FuseGateTest, LeavesACastOfOneOperandWhereItIs) {
+  Opened opened = Open(MakeBlock({.scores = "torch.softmax(torch.linear(x.to(7), self.gate.to(7).to(7)), 1)"}));
+  RunAll(opened);
+  const torch::jit::Node* route = RouteOf(ForwardOf(opened.model, ""));
+  ASSERT_NE(route, nullptr);
+  EXPECT_EQ(torch::jit::toIValue(route->input(4)), at::IValue(static_cast<int64_t>(at::kDouble)));
+  EXPECT_EQ(route->input(1)->node()->kind(), c10::aten::to) << "only the last cast is the product's";
+}
+
+TEST(WidenLogitsTest, GivesTheLogitsTheScoresDtype) {
+  const testing::SampleMoe sample{.dtype = at::kBFloat16, .scores = "torch.softmax(torch.linear(x, self.gate), 1, dtype=6)"};
+  Opened opened = Open(MakeBlock(sample));
+  EXPECT_EQ(EditsOf(RunAll(opened, {.extra = {"widen-logits"}}), "widen-logits"), 1);
+  const torch::jit::Node* route = RouteOf(ForwardOf(opened.model, ""));
+  ASSERT_NE(route, nullptr);
+  EXPECT_EQ(torch::jit::toIValue(route->input(4)), at::IValue(static_cast<int64_t>(at::kFloat)));
+}
+
+TEST(WidenLogitsTest, LeavesLogitsThatAreNotCastForTheirScores) {
+  Opened opened = Open(MakeBlock({.dtype = at::kBFloat16}));
+  EXPECT_EQ(EditsOf(RunAll(opened, {.extra = {"widen-logits"}}), "widen-logits"), 0);
 }
 
 TEST(FuseMoeTest, ComputesALayerOfOneRankByOneOp) {

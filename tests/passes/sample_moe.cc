@@ -31,8 +31,8 @@ std::string MoeBody(const SampleMoe& sample, const std::string& name, const std:
 }
 
 constexpr char kRouter[] = R"(
-    p = torch.softmax(torch.linear(x, self.gate), 1)
-    w, ids = torch.topk(p, {k}, 1, True, True)
+    p = {}
+    w, ids = torch.topk(p, {}, 1, True, True)
     w = w / torch.sum(w, [1], True)
 )";
 
@@ -73,8 +73,7 @@ class Factory {
   }
 
   static void DefineBlock(Module& block, const SampleMoe& sample, bool helper) {
-    std::string router = kRouter;
-    router.replace(router.find("{k}"), 3, std::to_string(sample.top_k));
+    const std::string router = fmt::format(kRouter, sample.scores, sample.top_k);
     if (helper) {
       block.define(MoeBody(sample, "moe", "x, ids, w") + "\ndef forward(self, x):" + router + "    return self.moe(x, ids, w)\n");
       return;

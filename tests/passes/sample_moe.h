@@ -16,6 +16,7 @@ struct SampleMoe {
   int64_t intermediate = 6;
   at::ScalarType dtype = at::kFloat;
   uint64_t seed = 1;
+  std::string scores = "torch.softmax(torch.linear(x, self.gate), 1)";
 };
 
 // forward(x [T, H]) -> [T, H]. Parameters gate [E, H], experts.<e>.{w1, w3 [I, H], w2 [H, I]}, seeded. With `helper`, the

@@ -13,7 +13,6 @@
 #include "plugin/ops/grouped/hopper_multiply.cuh"
 
 namespace autoep::ops::cuda::hopper {
-namespace {
 
 // A slot's rows, and where the copy engine finds them.
 struct GroupRows {
@@ -53,6 +52,8 @@ __device__ __forceinline__ void LoadGradient(const KernelArgs& args, const CUten
   memory.shared.tiles[ring.stage] = {};
   Arrive(memory.Full(ring.stage));
 }
+
+namespace {
 
 template <typename T>
 __global__ void __launch_bounds__(kBlockThreads, 1)

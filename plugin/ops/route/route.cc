@@ -64,11 +64,10 @@ std::tuple<at::Tensor, at::Tensor> RouteGate(const at::Tensor& x, const at::Tens
                                              std::string group_score, double group_fill, int64_t top_k, bool sorted,
                                              bool weigh_choice, OptionalDtype weight_dtype, std::string renorm, double renorm_min,
                                              double scale, OptionalDtype dtype, std::string layer, int64_t abi) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "").typed<decltype(Route)>();
-  const auto wide = gate_bias ? std::optional(gate_bias->to(score_dtype)) : std::nullopt;
-  const at::Tensor logits = at::linear(x.to(score_dtype), gate.to(score_dtype), wide);
-  return op.call(logits, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill, top_k,
-                 sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype, std::move(layer), abi);
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "linear").typed<decltype(RouteLinear)>();
+  return op.call(x, gate, gate_bias, bias, score_dtype, score_dtype, std::move(scores), num_groups, top_groups,
+                 std::move(group_score), group_fill, top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min,
+                 scale, dtype, std::move(layer), abi);
 }
 
 }  // namespace
@@ -81,7 +80,7 @@ std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::op
   CheckAbi(abi, layer);
   const RouteOptions options = OptionsOf(score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill,
                                          top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype);
-  CheckRoute(logits, bias, options, layer);
+  CheckRoute(logits.sizes(), logits.scalar_type(), bias, options, layer);
   return RouteWithTorch(logits, bias, options);
 }
 
@@ -104,7 +103,7 @@ RouteOptions OptionsOf(OptionalDtype score_dtype, std::string scores, int64_t nu
           .dtype = dtype};
 }
 
-void CheckRoute(const at::Tensor& logits, const std::optional<at::Tensor>& bias, const RouteOptions& options,
+void CheckRoute(at::IntArrayRef logits, at::ScalarType dtype, const std::optional<at::Tensor>& bias, const RouteOptions& options,
                 const std::string& layer) {
   const auto one_of = [&](const char* name, const std::string& value, std::initializer_list<const char*> known) {
     for (const char* word : known) {
@@ -112,21 +111,35 @@ void CheckRoute(const at::Tensor& logits, const std::optional<at::Tensor>& bias,
     }
     AUTOEP_CHECK(false, layer, "route does not know ", name, " '", value, "'");
   };
-  AUTOEP_CHECK(logits.is_floating_point() && logits.dim() >= 1, layer, "route's logits are ", logits.scalar_type(), " ",
-               logits.sizes(), ", and [.., E] of floats are expected");
-  const int64_t experts = logits.size(-1);
+  AUTOEP_CHECK(at::isFloatingType(dtype) && !logits.empty(), layer, "route's logits are ", dtype, " ", logits,
+               ", and [.., E] of floats are expected");
+  const int64_t experts = logits.back();
   one_of("scores", options.scores, {"softmax", "sigmoid", "none"});
   one_of("group_score", options.group_score, {"max", "top2_sum"});
   one_of("renorm", options.renorm, {"none", "sum", "clamp", "softmax"});
   AUTOEP_CHECK(options.top_k >= 1 && options.top_k <= experts, layer, "route chooses ", options.top_k, " of ", experts, " experts");
-  const bool row = bias && bias->dim() == 2 && logits.dim() == 2 && bias->size(0) == 1;
+  const bool row = bias && bias->dim() == 2 && logits.size() == 2 && bias->size(0) == 1;
   AUTOEP_CHECK(!bias || ((row || bias->dim() == 1) && bias->size(-1) == experts), layer,
                "route's bias must hold one number for each of ", experts, " experts");
   if (options.num_groups == 1) return;
-  AUTOEP_CHECK(options.num_groups > 1 && experts % options.num_groups == 0 && logits.dim() == 2 && options.top_groups >= 1 &&
+  AUTOEP_CHECK(options.num_groups > 1 && experts % options.num_groups == 0 && logits.size() == 2 && options.top_groups >= 1 &&
                    options.top_groups <= options.num_groups && (options.group_score == "max" || experts / options.num_groups >= 2),
                layer, "route chooses ", options.top_groups, " of ", options.num_groups, " groups, by ", options.group_score,
-               ", and its logits are ", logits.sizes());
+               ", and its logits are ", logits);
+}
+
+std::tuple<at::Tensor, at::Tensor> RouteLinear(const at::Tensor& x, const at::Tensor& gate,
+                                               const std::optional<at::Tensor>& gate_bias, const std::optional<at::Tensor>& bias,
+                                               OptionalDtype logits_dtype, OptionalDtype score_dtype, std::string scores,
+                                               int64_t num_groups, int64_t top_groups, std::string group_score, double group_fill,
+                                               int64_t top_k, bool sorted, bool weigh_choice, OptionalDtype weight_dtype,
+                                               std::string renorm, double renorm_min, double scale, OptionalDtype dtype,
+                                               std::string layer, int64_t abi) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "").typed<decltype(Route)>();
+  const auto wide = gate_bias ? std::optional(Cast(*gate_bias, logits_dtype)) : std::nullopt;
+  const at::Tensor logits = at::linear(Cast(x, logits_dtype), Cast(gate, logits_dtype), wide);
+  return op.call(logits, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill, top_k,
+                 sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype, std::move(layer), abi);
 }
 
 std::tuple<at::Tensor, at::Tensor> RouteWithTorch(const at::Tensor& logits, const std::optional<at::Tensor>& bias,
@@ -143,6 +156,7 @@ std::tuple<at::Tensor, at::Tensor> RouteWithTorch(const at::Tensor& logits, cons
 
 TORCH_LIBRARY_IMPL(autoep, CompositeImplicitAutograd, library) {
   library.impl("route", &Route);
+  library.impl("route.linear", &RouteLinear);
   library.impl("route.gate", &RouteGate);
 }
 

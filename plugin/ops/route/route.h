@@ -37,14 +37,24 @@ std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::op
                                          double renorm_min, double scale, std::optional<at::ScalarType> dtype, std::string layer,
                                          int64_t abi);
 
+// route.linear by torch's linear and route.
+std::tuple<at::Tensor, at::Tensor> RouteLinear(const at::Tensor& x, const at::Tensor& gate,
+                                               const std::optional<at::Tensor>& gate_bias, const std::optional<at::Tensor>& bias,
+                                               std::optional<at::ScalarType> logits_dtype,
+                                               std::optional<at::ScalarType> score_dtype, std::string scores, int64_t num_groups,
+                                               int64_t top_groups, std::string group_score, double group_fill, int64_t top_k,
+                                               bool sorted, bool weigh_choice, std::optional<at::ScalarType> weight_dtype,
+                                               std::string renorm, double renorm_min, double scale,
+                                               std::optional<at::ScalarType> dtype, std::string layer, int64_t abi);
+
 // The op's arguments, in the schema's order.
 RouteOptions OptionsOf(std::optional<at::ScalarType> score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
                        std::string group_score, double group_fill, int64_t top_k, bool sorted, bool weigh_choice,
                        std::optional<at::ScalarType> weight_dtype, std::string renorm, double renorm_min, double scale,
                        std::optional<at::ScalarType> dtype);
 
-// Throws, in a sentence that names the layer, where the options do not suit logits [.., E].
-void CheckRoute(const at::Tensor& logits, const std::optional<at::Tensor>& bias, const RouteOptions& options,
+// Throws, in a sentence that names the layer, where the options do not suit logits [.., E] of this dtype.
+void CheckRoute(at::IntArrayRef logits, at::ScalarType dtype, const std::optional<at::Tensor>& bias, const RouteOptions& options,
                 const std::string& layer);
 
 // {weights, ids}, differentiable in logits. The same torch ops in the same order and dtypes as in the routers that the op

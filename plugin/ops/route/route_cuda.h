@@ -36,6 +36,23 @@ inline constexpr int64_t kMostChoices = 32;
 // experts, num_groups and top_k are at most the limits above. Of equal choices the lower expert wins.
 void RouteTokens(const RouteCall& call, cudaStream_t stream);
 
+// The product that makes the logits: x times gate's rows, plus bias.
+struct RouteProduct {
+  const void* x;     // [tokens, hidden]
+  const void* gate;  // [experts, hidden]
+  const void* bias;  // [experts], or null
+  int64_t hidden;
+  RowType type;  // of all three
+  bool rounds;   // logits to that type
+};
+
+// hidden is a multiple of 8, the matrices are aligned to 16 bytes, kHalf or kBFloat16, sizes within the limits above; the device
+// has compute capability 9.0 or later.
+bool RouteLinearCan(const RouteCall& call, const RouteProduct& product);
+
+// The same with the product in the same launch; call.logits is not read. RouteLinearCan must hold.
+cudaError_t RouteTokens(const RouteCall& call, const RouteProduct& product, cudaStream_t stream);
+
 // From the gradient of weights [tokens, top_k] that of logits [tokens, experts], of logits' type. ids are read; weights are not.
 // Not where both groups limit the choice and the choice is what weighs.
 void RouteTokensBackward(const RouteCall& call, Rows weights_grad, Rows logits_grad, cudaStream_t stream);

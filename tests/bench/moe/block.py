@@ -30,7 +30,7 @@ class Block(torch.nn.Module):
     @torch.jit.export
     def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.ops.autoep.route(
-            F.linear(x, self.router), None, torch.float32, "softmax", 1, 1, "max", 0.0, self.top_k, True, False, None, "sum", 0.0,
+            x, self.router, None, None, None, torch.float32, "softmax", 1, 1, "max", 0.0, self.top_k, True, False, None, "sum", 0.0,
             1.0, None, "bench#0", 1,
         )  # fmt: skip
 

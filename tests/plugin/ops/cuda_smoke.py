@@ -334,6 +334,55 @@ def route_is_torchs() -> None:
         _close(grad, torch_grad.to(dtype).cpu(), dtype, f"route {options}", 1)
 
 
+def route_linear_is_the_product_and_then_route() -> None:
+    """Few tokens are one launch: its choices are those of exact logits but for near ties, its bits the same every time, and
+    nothing waits for the host."""
+    softmax = (torch.float, "softmax", 1, 1, "max", 0.0)
+    groups = (torch.float, "sigmoid", 8, 4, "top2_sum", 0.0)
+    end = (True, False, None, "sum", 0.0, 1.0, None, moe.LAYER, moe.ABI)
+    for dtype in (torch.bfloat16, torch.half):
+        for tokens, hidden, experts, k, scores in (
+            (0, 64, 8, 2, softmax),
+            (1, 2048, 128, 8, softmax),
+            (17, 4096, 8, 2, softmax),
+            (63, 1992, 37, 3, softmax),
+            (5, 72, 3, 2, softmax),
+            (130, 2880, 64, 4, softmax),
+            (300, 1024, 32, 4, softmax),
+            (77, 2048, 384, 6, softmax),
+            (200, 7168, 256, 8, groups),
+            (1025, 512, 128, 8, softmax),  # by torch's product
+        ):
+            x = torch.randn(tokens, hidden, device="cuda", dtype=dtype)
+            gate = torch.randn(experts, hidden, device="cuda", dtype=dtype) * hidden**-0.5
+            gate_bias = torch.randn(experts, device="cuda", dtype=dtype) if experts % 2 == 0 else None
+            bias = torch.randn(experts, device="cuda") * 0.1 if scores is groups else None
+            exact = torch.nn.functional.linear(x.double(), gate.double(), None if gate_bias is None else gate_bias.double())
+            for logits_dtype in (None, torch.float):
+                call = lambda: torch.ops.autoep.route.linear(  # noqa: E731
+                    x, gate, gate_bias, bias, logits_dtype, *scores, k, *end  # noqa: B023
+                )
+                call()
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    weights, ids = call()
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+                again = call()
+                assert torch.equal(weights, again[0]) and torch.equal(ids, again[1])
+                logits = exact.to(dtype if logits_dtype is None else torch.float)
+                expected, expected_ids = torch.ops.autoep.route(logits, bias, *scores, k, *end)
+                same = (ids == expected_ids).all(-1)
+                assert weights.dtype == expected.dtype and ids.shape == expected_ids.shape == (tokens, k)
+                assert (~same).double().sum() <= (0.15 if logits_dtype is None else 0.005) * tokens, (tokens, hidden, experts)
+                close = {"rtol": 0.03, "atol": 1e-3} if logits_dtype is None else {"rtol": 1e-3, "atol": 1e-5}
+                torch.testing.assert_close(weights[same], expected[same], **close)
+    x, gate = (torch.randn(size, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for size in (9, 8))
+    torch.ops.autoep.route.linear(x, gate, None, None, None, *softmax, 2, *end)[0].square().sum().backward()
+    assert x.grad.norm() > 0 and gate.grad.norm() > 0
+
+
 def opcheck() -> None:
     x, ids, weights, _, gate_up, down, _, _ = _on("cuda", _operands())
     table = moe.placement(4, 1).cuda()
@@ -362,6 +411,7 @@ CHECKS = [
     moe_without_host_sync,
     layers_in_a_row,
     route_is_torchs,
+    route_linear_is_the_product_and_then_route,
     moe_keeps_what_others_read,
     beyond_2_31_elements,
     opcheck,

@@ -172,6 +172,44 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(torch.ops.autoep.route.default, (logits.requires_grad_(), bias, *astuple(options), moe.LAYER, moe.ABI))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("logits_dtype", [None, torch.float64], ids=str)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_linear_is_the_product_and_then_route(with_bias: bool, logits_dtype: torch.dtype | None, dtype: torch.dtype) -> None:
+    options = ROUTERS["groups_by_top2"][1](dtype)
+    generator = torch.Generator().manual_seed(3)
+    x, gate, gate_bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((33, 24), (EXPERTS, 24), (EXPERTS,)))
+    bias = logits_and_bias(dtype, 1)[1]
+    operands = [x, gate, gate_bias if with_bias else None]
+    results = []
+    for inside in (True, False):
+        leaves = [None if t is None else t.clone().requires_grad_() for t in operands]
+        if inside:
+            weights, ids = torch.ops.autoep.route.linear(*leaves, bias, logits_dtype, *astuple(options), moe.LAYER, moe.ABI)
+        else:
+            cast = [t if t is None or logits_dtype is None else t.to(logits_dtype) for t in leaves]
+            weights, ids = route(torch.nn.functional.linear(*cast), bias, options)
+        grads = torch.autograd.grad((weights * torch.arange(TOP_K)).sum(), [t for t in leaves if t is not None])
+        results.append([weights, ids, *grads])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_gate_is_linear_in_the_scores_dtype() -> None:
+    options = ROUTERS["softmax_then_sum"][1](torch.bfloat16)
+    x, gate = torch.randn(9, 24).bfloat16(), torch.randn(EXPERTS, 24).bfloat16()
+    end = (*astuple(options), moe.LAYER, moe.ABI)
+    found = torch.ops.autoep.route.gate(x, gate, None, None, *end)
+    expected = torch.ops.autoep.route.linear(x, gate, None, None, options.score_dtype, *end)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_opcheck_of_linear() -> None:
+    x, gate = torch.randn(9, 24, requires_grad=True), torch.randn(EXPERTS, 24, requires_grad=True)
+    options = ROUTERS["softmax_then_sum"][1](torch.float32)
+    arguments = (x, gate, None, None, None, *astuple(options), moe.LAYER, moe.ABI)
+    torch.library.opcheck(torch.ops.autoep.route.linear, arguments)
+
+
 REFUSALS = {
     "route does not know scores 'softmin'": Options(scores="softmin"),
     "route does not know renorm 'max'": Options(renorm="max"),
