@@ -4,7 +4,7 @@
 // becomes
 //   %weights, %ids = autoep::route(%x, %gate, %gate_bias, %bias, %logits_dtype, %score_dtype, ..)
 // which is that product where it is torch's. Where all operands are casts to one dtype, it is %logits_dtype. Left alone where
-// something else reads the logits, or writes to an operand.
+// something else reads the logits, but for prim::dtype, which is %x's, or writes to an operand.
 //
 // Pass widen-logits, only where asked for: of those ops' logits, which then are not rounded to %x's dtype, so that near ties may
 // fall otherwise, %logits_dtype becomes %score_dtype. Left alone where there is no %score_dtype.
@@ -50,6 +50,7 @@ struct Gate {
   Node* route;
   std::vector<Value*> operands;  // x, gate, gate_bias
   std::optional<int64_t> dtype;  // to which all of them are cast first
+  std::vector<Node*> dtypes;     // prim::dtype of the logits
 };
 
 // Looks through the casts, where they are alike.
@@ -72,10 +73,15 @@ std::optional<Gate> FindGate(Node* route, const torch::jit::AliasDb& aliases) {
   Value* logits = route->input(0);
   Node* linear = logits->node();
   if (route->inputs().size() != route->schema().arguments().size() || route->schema().overload_name() != "" ||
-      linear->kind() != c10::aten::linear || logits->uses().size() != 1) {
+      linear->kind() != c10::aten::linear) {
     return std::nullopt;
   }
-  Gate gate{route, {linear->inputs().begin(), linear->inputs().end()}, std::nullopt};
+  Gate gate{route, {linear->inputs().begin(), linear->inputs().end()}, std::nullopt, {}};
+  for (const torch::jit::Use& use : logits->uses()) {
+    if (use.user == route) continue;
+    if (use.user->kind() != c10::prim::dtype) return std::nullopt;
+    gate.dtypes.push_back(use.user);
+  }
   StripCasts(gate);
   for (const Value* operand : gate.operands) {
     if (aliases.hasWriters(operand)) return std::nullopt;
@@ -84,6 +90,11 @@ std::optional<Gate> FindGate(Node* route, const torch::jit::AliasDb& aliases) {
 }
 
 void Fuse(Graph& graph, const Gate& gate) {
+  for (Node* reader : gate.dtypes) {
+    const torch::jit::WithInsertPoint here(reader);
+    reader->output()->replaceAllUsesWith(gate.dtype ? graph.insertConstant(*gate.dtype)
+                                                    : graph.insert(c10::prim::dtype, {gate.operands.front()}));
+  }
   Node* route = gate.route;
   const torch::jit::WithInsertPoint here(route);
   std::vector<torch::jit::NamedValue> arguments(gate.operands.begin(), gate.operands.end());

@@ -70,7 +70,7 @@ def test_inspect_shows_the_ep_ops(conversions):
     found = tool.succeed("inspect", directory, "--json").json()
     assert found["ep_size"] == 2 and len(found["layers"]) == 2
     for layer in found["layers"]:
-        assert layer["ep_ops"] == {"combine": 1, "dispatch": 1, "experts": 1, "route": 1}
+        assert layer["ep_ops"] == {"combine": 1, "dispatch": 1, "experts": 1, "route.linear": 1}
     assert len(set(found["expert_bytes_by_rank"])) == 1
     text = tool.succeed("inspect", directory).out
     assert "dispatch, experts, combine" in text

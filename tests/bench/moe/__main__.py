@@ -38,7 +38,7 @@ def main() -> None:
 
     begin = time.time()
     torch.ops.load_library(options.library)
-    card = Card.measure()
+    card = Card()
     cells = []
     for name in options.shapes:
         layer = Layer.random(SHAPES[name], options.skew)

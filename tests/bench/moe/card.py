@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the card itself can do, measured in this process, and the floor that follows for a layer."""
+"""What the card itself can do beside the contenders, and the floor that follows for a layer."""
 
 from __future__ import annotations
 
@@ -42,24 +42,11 @@ def captured(call: Callable[[], object]) -> Callable[[], None]:
 
 
 @dataclass(frozen=True)
-class Card:
-    name: str
+class Rates:
+    """What a card reached."""
+
     flops: float  # bf16 matrix product of random 8192 x 8192 matrices, FLOP/s
     bytes: float  # the better of a reduction's reads and a copy's reads and writes, byte/s
-
-    @staticmethod
-    def measure() -> Card:
-        left = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-        right, out = torch.randn_like(left), torch.empty_like(left)
-        flops = 2 * 8192**3 / (median_us(lambda: torch.mm(left, right, out=out), 20) * 1e-6)
-        source = torch.randn(2**30, device="cuda", dtype=torch.bfloat16)
-        target = torch.empty_like(source)
-        size = source.numel() * source.element_size()
-        read = size / (median_us(lambda: source.view(torch.int32).amax(), 20) * 1e-6)
-        copy = 2 * size / (median_us(lambda: target.copy_(source), 20) * 1e-6)
-        del source, target
-        torch.cuda.empty_cache()
-        return Card(torch.cuda.get_device_name(), flops, max(read, copy))
 
     def floor_us(self, shape: Shape, tokens: int, hit: int, backward: bool) -> float:
         """The least time of a block whose rows hit `hit` experts: the products at the card's rate or their operands at its
@@ -75,3 +62,21 @@ class Card:
             moved = 2 * hit * shape.expert_bytes + 2 * (6 * rows * hidden + 8 * rows * inner)
             seconds += max(2 * product, moved / self.bytes)
         return seconds * 1e6
+
+
+class Card:
+    """A contender of its own: it takes turns with the others, for a cool card multiplies faster than a warm one."""
+
+    def __init__(self) -> None:
+        self.name = torch.cuda.get_device_name()
+        self._left = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+        self._right, self._product = torch.randn_like(self._left), torch.empty_like(self._left)
+        self._source = torch.randn(2**30, device="cuda", dtype=torch.bfloat16)
+        self._target = torch.empty_like(self._source)
+
+    def rates(self, repeats: int) -> Rates:
+        flops = 2 * 8192**3 / (median_us(lambda: torch.mm(self._left, self._right, out=self._product), repeats) * 1e-6)
+        size = self._source.numel() * self._source.element_size()
+        read = size / (median_us(lambda: self._source.view(torch.int32).amax(), repeats) * 1e-6)
+        copy = 2 * size / (median_us(lambda: self._target.copy_(self._source), repeats) * 1e-6)
+        return Rates(flops, max(read, copy))
