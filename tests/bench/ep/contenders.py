@@ -61,7 +61,7 @@ def route(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def fused_route(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """route by our op."""
     end = ("max", 0.0, layer.shape.top_k, True, False, None, "sum", 0.0, 1.0, None, LAYER, ABI)
-    return torch.ops.autoep.route(F.linear(x, layer.router), None, torch.float32, "softmax", 1, 1, *end)
+    return torch.ops.autoep.route(x, layer.router, None, None, None, torch.float32, "softmax", 1, 1, *end)
 
 
 def experts(layer: Layer, rows: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
