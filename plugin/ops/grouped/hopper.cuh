@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "plugin/ops/cluster.cuh"
+
 namespace autoep::ops::cuda::hopper {
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
@@ -106,23 +108,6 @@ __device__ __forceinline__ void WaitForPeer(uint64_t* barrier, uint32_t parity) 
 }
 
 #undef AUTOEP_WAIT
-
-__device__ __forceinline__ int ClusterSize() {
-  int size;
-  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-  return size;
-}
-
-__device__ __forceinline__ int ClusterRank() {
-  int rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-// Every thread of the cluster.
-__device__ __forceinline__ void SyncCluster() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
 
 __device__ __forceinline__ void Copy3(void* to, const CUtensorMap* map, uint64_t* barrier, int x, int y, int z) {
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(

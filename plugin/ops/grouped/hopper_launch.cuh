@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "plugin/ops/cluster.cuh"
 #include "plugin/ops/dependent_launch.cuh"
 #include "plugin/ops/grouped/hopper_block.cuh"
 
@@ -34,11 +35,7 @@ cudaError_t AllowShared() {
 template <auto kKernel, typename... Maps>
 const char* LaunchCluster(Shape shape, int multiprocessors, cudaStream_t stream, const KernelArgs& args, const Maps&... maps) {
   if (const cudaError_t error = AllowShared<kKernel>(); error != cudaSuccess) return cudaGetErrorString(error);
-  cudaLaunchAttribute attributes[2] = {BeginsEarly()};
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = shape.cluster;
-  attributes[1].val.clusterDim.y = 1;
-  attributes[1].val.clusterDim.z = 1;
+  cudaLaunchAttribute attributes[] = {BeginsEarly(), InClusters(shape.cluster)};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors) / shape.cluster * shape.cluster);
   config.blockDim = dim3(kBlockThreads);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "plugin/ops/cluster.cuh"
 #include "plugin/ops/dependent_launch.cuh"
 #include "plugin/ops/route/route.cuh"
 
@@ -58,33 +59,6 @@ __device__ __forceinline__ uint4 Read16(const void* base, int64_t at, bool any) 
                : "l"(from), "r"(static_cast<int>(any))
                : "memory");
   return values;
-}
-
-// Before compute capability 9.0 there are no clusters, and the kernel is not started.
-#if __CUDA_ARCH__ >= 900
-#define AUTOEP_IN_CLUSTER(...) asm volatile(__VA_ARGS__)
-#else
-#define AUTOEP_IN_CLUSTER(...)
-#endif
-
-__device__ __forceinline__ int ClusterRank() {
-  int rank = 0;
-  AUTOEP_IN_CLUSTER("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-__device__ __forceinline__ void SyncCluster() {
-  AUTOEP_IN_CLUSTER("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-
-// What lies there in another block of the cluster.
-__device__ __forceinline__ float ReadAtPeer(const float* mine, int rank) {
-  float value = 0;
-  AUTOEP_IN_CLUSTER("{\n.reg .u32 address;\nmapa.shared::cluster.u32 address, %1, %2;\nld.shared::cluster.f32 %0, [address];\n}"
-                    : "=f"(value)
-                    : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(mine))), "r"(rank)
-                    : "memory");
-  return value;
 }
 
 // This block's part of the depth, of all the cluster's tokens and all experts, into sizes.sums.
@@ -212,11 +186,7 @@ __global__ void __launch_bounds__(kWarps * kWarp) RouteLinear(RouteCall call, Ro
 template <typename T, int kTiles, int kProducts, int kBlocks>
 cudaError_t Launch(const RouteCall& call, const RouteProduct& product, cudaStream_t stream) {
   constexpr int kTokens = Sizes<kTiles, kProducts, kBlocks>::kTokens;
-  cudaLaunchAttribute attributes[2] = {BeginsEarly()};
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = kBlocks;
-  attributes[1].val.clusterDim.y = 1;
-  attributes[1].val.clusterDim.z = 1;
+  cudaLaunchAttribute attributes[] = {BeginsEarly(), InClusters(kBlocks)};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>((call.tokens + kTokens - 1) / kTokens * kBlocks));
   config.blockDim = dim3(kWarps * kWarp);
