@@ -30,7 +30,7 @@ OpCounts OpsOf(const ModelSummary& summary, const std::string& block) {
 
 // Ops as data flows through them, others after.
 size_t FlowPosition(const std::string& op) {
-  static constexpr std::string_view kFlow[] = {"route", "route.linear", "route.gate", "moe", "moe.ranks", "dispatch", "experts", "combine"};
+  static constexpr std::string_view kFlow[] = {"route", "route.linear", "moe", "moe.ranks", "dispatch", "experts", "combine"};
   return std::find(std::begin(kFlow), std::end(kFlow), op) - std::begin(kFlow);
 }
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kNamespace = "autoep::";
 
-// "route.gate" for the overload gate of autoep::route.
+// "route.linear" for the overload linear of autoep::route.
 std::string OpName(const torch::jit::Node& node) {
   const std::string name = std::string(node.kind().toQualString()).substr(kNamespace.size());
   const auto* schema = node.maybeSchema();

@@ -11,7 +11,7 @@
 namespace autoep {
 
 // Counts of one module's own methods.
-using OpCounts = std::map<std::string, int64_t>;  // "dispatch" -> 1, "route.gate" -> 1
+using OpCounts = std::map<std::string, int64_t>;  // "dispatch" -> 1, "route.linear" -> 1
 
 struct ModelSummary {
   int64_t nodes = 0;       // in all methods of all modules, nested blocks included, constants excluded

@@ -79,12 +79,6 @@ inline constexpr char kRouteLinear[] =
     "ScalarType? weight_dtype, str renorm, float renorm_min, float scale, ScalarType? dtype, str layer, int abi) -> "
     "(Tensor weights, Tensor ids)";
 
-// The same with logits_dtype = score_dtype, as earlier conversions have it.
-inline constexpr char kRouteGate[] =
-    "route.gate(Tensor x, Tensor gate, Tensor? gate_bias, Tensor? bias, ScalarType score_dtype, str scores, int num_groups, "
-    "int top_groups, str group_score, float group_fill, int top_k, bool sorted, bool weigh_choice, ScalarType? weight_dtype, "
-    "str renorm, float renorm_min, float scale, ScalarType? dtype, str layer, int abi) -> (Tensor weights, Tensor ids)";
-
 // dispatch, experts and combine of one rank that holds every expert, as one op: nothing in between is given away, so nothing need
 // be kept. Arguments as theirs; placement [E, 1, 2] with rank 0 throughout. The sum is given in `dtype`; none: as combine gives it.
 inline constexpr char kMoe[] =

@@ -22,7 +22,7 @@ at::Tensor RecordRoutes(const at::Tensor& ids, const at::Tensor& weights, std::s
 TORCH_LIBRARY(autoep, library) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
   for (const char* schema : {contract::kDispatch, contract::kExperts, contract::kCombine, contract::kMoe, contract::kMoeRanks,
-                             contract::kRoute, contract::kRouteLinear, contract::kRouteGate, contract::kRecordRoutes, kDispatchBackward, kExpertsTrain,
+                             contract::kRoute, contract::kRouteLinear, contract::kRecordRoutes, kDispatchBackward, kExpertsTrain,
                              kExpertsBackward, kCombineBackward, kAllToAll}) {
     library.def(schema, tags);
   }

@@ -58,18 +58,6 @@ at::Tensor Renormalise(const at::Tensor& weights, const RouteOptions& options) {
   return at::div(weights, sum);
 }
 
-std::tuple<at::Tensor, at::Tensor> RouteGate(const at::Tensor& x, const at::Tensor& gate,
-                                             const std::optional<at::Tensor>& gate_bias, const std::optional<at::Tensor>& bias,
-                                             at::ScalarType score_dtype, std::string scores, int64_t num_groups, int64_t top_groups,
-                                             std::string group_score, double group_fill, int64_t top_k, bool sorted,
-                                             bool weigh_choice, OptionalDtype weight_dtype, std::string renorm, double renorm_min,
-                                             double scale, OptionalDtype dtype, std::string layer, int64_t abi) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "linear").typed<decltype(RouteLinear)>();
-  return op.call(x, gate, gate_bias, bias, score_dtype, score_dtype, std::move(scores), num_groups, top_groups,
-                 std::move(group_score), group_fill, top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min,
-                 scale, dtype, std::move(layer), abi);
-}
-
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::optional<at::Tensor>& bias, OptionalDtype score_dtype,
@@ -157,7 +145,6 @@ std::tuple<at::Tensor, at::Tensor> RouteWithTorch(const at::Tensor& logits, cons
 TORCH_LIBRARY_IMPL(autoep, CompositeImplicitAutograd, library) {
   library.impl("route", &Route);
   library.impl("route.linear", &RouteLinear);
-  library.impl("route.gate", &RouteGate);
 }
 
 }  // namespace autoep::ops
