@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// moe on a GPU against plain ops in fp64: sizes that fill no tile, edge routing, memory that was poisoned before, repeatability,
-// and ids that are no expert's. Where there is no GPU each test says so and is skipped.
+// moe and route.linear on a GPU against plain ops in fp64: sizes that fill no tile, edge routing, memory that was poisoned before,
+// repeatability, and ids that are no expert's. Where there is no GPU each test says so and is skipped.
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -116,6 +116,53 @@ TEST_F(Gpu, AnIdThatIsNoExpertsIsReportedByTheNextCall) {
                 ::testing::ThrowsMessage<c10::Error>(::testing::HasSubstr(
                     c10::str("layer 'model.layers.0.mlp': in an earlier call ids held ", id, ", which is no expert's number"))));
     EXPECT_NO_THROW(RunMoe(layer, good).cpu()) << "the context lives on";
+  }
+}
+
+struct Routed {
+  at::Tensor weights, ids;
+};
+
+// The top_k largest logits, and their softmax.
+Routed RunRoute(const at::Tensor& x, const at::Tensor& gate, const at::Tensor& gate_bias, at::ScalarType logits, int64_t top_k) {
+  const auto dtype = static_cast<int64_t>(logits);
+  c10::Stack stack = {
+      x,     gate, gate_bias, c10::IValue(), dtype,     dtype, "none", int64_t{1},    int64_t{1}, "max",           0.0,
+      top_k, true, true,      c10::IValue(), "softmax", 0.0,   1.0,    c10::IValue(), "l#p",      contract::kOpAbi};
+  c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "linear").callBoxed(stack);
+  return {stack.at(0).toTensor(), stack.at(1).toTensor()};
+}
+
+struct RouteSize {
+  int64_t tokens, hidden, experts, top_k;
+};
+
+// Operands whose products and sums are exact, and no two logits of a token equal, so that no order of summing decides.
+void CheckRoute(const RouteSize& size, at::ScalarType type) {
+  const at::Tensor x = at::randint(-2, 3, {size.tokens, size.hidden}, at::kDouble);
+  const at::Tensor gate = at::randint(-2, 3, {size.experts, size.hidden}, at::kDouble);
+  const at::Tensor bias = at::arange(size.experts, at::kDouble).div(2048);
+  const auto on_gpu = [&](const at::Tensor& tensor) { return OnGpu(tensor).to(type); };
+  ASSERT_TRUE(at::equal(on_gpu(bias).to(at::kDouble).cpu(), bias)) << "the bias is not exact";
+  const Routed expected = RunRoute(x, gate, bias, at::kDouble, size.top_k);
+  for (int time = 0; time < 2; ++time) {
+    Poison();
+    const Routed found = RunRoute(on_gpu(x), on_gpu(gate), on_gpu(bias), at::kFloat, size.top_k);
+    EXPECT_TRUE(at::equal(found.ids.cpu(), expected.ids)) << found.ids.cpu().ne(expected.ids).sum().item<int64_t>() << " differ";
+    EXPECT_TRUE(at::allclose(found.weights.cpu().to(at::kDouble), expected.weights, 1e-5, 1e-7));
+  }
+}
+
+TEST_F(Gpu, RoutesOfEverySize) {
+  const RouteSize sizes[] = {{1, 8, 3, 2},        {16, 256, 8, 2},    {17, 256, 8, 2},   {130, 1992, 37, 3}, {129, 64, 8, 2},
+                             {40, 512, 128, 8},   {150, 512, 128, 8}, {33, 512, 64, 8},  {200, 264, 64, 8},  {20, 1024, 256, 8},
+                             {140, 1024, 256, 8}, {70, 520, 384, 6},  {20, 512, 512, 8}, {1030, 64, 64, 4},  {0, 64, 8, 2}};
+  for (const RouteSize& size : sizes) {
+    for (const at::ScalarType type : {at::kHalf, at::kBFloat16}) {
+      if (type == at::kBFloat16 && size.experts > 256) continue;  // their bias has more bits
+      SCOPED_TRACE(c10::str(type, " ", size.tokens, " ", size.hidden, " ", size.experts));
+      CheckRoute(size, type);
+    }
   }
 }
 
