@@ -30,7 +30,8 @@ using Routed = std::tuple<at::Tensor, at::Tensor>;
 
 bool Suits(const at::Tensor& logits, const OptionalTensor& bias, const RouteOptions& options) {
   const at::ScalarType type = logits.scalar_type();
-  return KernelSuits(type, logits.size(-1), bias, options, DtypesOf(type, bias, options));
+  return (!bias || bias->device() == logits.device()) &&
+         KernelSuits(type, logits.size(-1), bias, options, DtypesOf(type, bias, options));
 }
 
 at::Tensor Contiguous(const OptionalTensor& tensor) { return tensor ? tensor->contiguous() : at::Tensor(); }

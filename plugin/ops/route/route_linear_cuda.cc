@@ -32,12 +32,14 @@ struct Product {
   bool GivesGradients() const {
     return at::GradMode::is_enabled() && (x.requires_grad() || gate.requires_grad() || (bias && bias->requires_grad()));
   }
-  // One 16-bit dtype, and shapes that linear takes.
+  // One 16-bit dtype and one device, and shapes that linear takes.
   bool IsNarrow() const {
     const at::ScalarType type = x.scalar_type();
-    return (type == at::kHalf || type == at::kBFloat16) && gate.scalar_type() == type && x.dim() >= 1 && gate.dim() == 2 &&
-           x.size(-1) == gate.size(1) && x.is_contiguous() && gate.is_contiguous() && gate.is_cuda() &&
-           (!bias || (bias->scalar_type() == type && bias->dim() == 1 && bias->is_contiguous() && bias->size(0) == gate.size(0)));
+    const auto alike = [&](const at::Tensor& other) {
+      return other.scalar_type() == type && other.device() == x.device() && other.is_contiguous();
+    };
+    return (type == at::kHalf || type == at::kBFloat16) && x.is_contiguous() && alike(gate) && x.dim() >= 1 && gate.dim() == 2 &&
+           x.size(-1) == gate.size(1) && (!bias || (alike(*bias) && bias->dim() == 1 && bias->size(0) == gate.size(0)));
   }
 };
 
@@ -47,7 +49,8 @@ std::optional<Routed> TryKernel(const Product& product, const OptionalTensor& gi
   const auto& [x, gate, gate_bias] = product;
   const Dtypes dtypes = DtypesOf(logits, given_bias, options);
   const bool rounds = logits == x.scalar_type();
-  if (!product.IsNarrow() || !(rounds || logits == at::kFloat) || !KernelSuits(logits, gate.size(0), given_bias, options, dtypes))
+  if (!product.IsNarrow() || !(rounds || logits == at::kFloat) || (given_bias && given_bias->device() != x.device()) ||
+      !KernelSuits(logits, gate.size(0), given_bias, options, dtypes))
     return std::nullopt;
   std::vector<int64_t> shape = x.sizes().vec();
   const int64_t hidden = std::exchange(shape.back(), gate.size(0));
