@@ -31,8 +31,9 @@ struct PlannedLayer {
   contract::Placement placement;
   std::vector<PlannedTensor> tensors;
 
-  std::string Attribute(const std::string& name) const { return prefix + name; }  // "group" -> "autoep_group"
-  std::string Path(const std::string& name) const;                                // the same with the block's path
+  std::string Name() const { return layer.path.empty() ? "the root" : layer.path; }  // of the block, in reports
+  std::string Attribute(const std::string& name) const { return prefix + name; }     // "group" -> "autoep_group"
+  std::string Path(const std::string& name) const;                                   // the same with the block's path
 };
 
 struct Plan {

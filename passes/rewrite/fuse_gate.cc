@@ -5,9 +5,6 @@
 //   %weights, %ids = autoep::route(%x, %gate, %gate_bias, %bias, %logits_dtype, %score_dtype, ..)
 // which is that product where it is torch's. Where all operands are casts to one dtype, it is %logits_dtype. Left alone where
 // something else reads the logits, but for prim::dtype, which is %x's, or writes to an operand.
-//
-// Pass widen-logits, only where asked for: of those ops' logits, which then are not rounded to %x's dtype, so that near ties may
-// fall otherwise, %logits_dtype becomes %score_dtype. Left alone where there is no %score_dtype.
 #include <fmt/format.h>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/ir/constants.h>
@@ -16,7 +13,6 @@
 
 #include <memory>
 #include <optional>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -28,22 +24,11 @@
 namespace autoep {
 namespace {
 
-constexpr char kFuse[] = "fuse-gate";
-constexpr char kWiden[] = "widen-logits";
+constexpr char kName[] = "fuse-gate";
 
 using torch::jit::Graph;
 using torch::jit::Node;
 using torch::jit::Value;
-
-const c10::Symbol& RouteKind() {
-  static const auto kRoute = c10::Symbol::fromQualString("autoep::route");
-  return kRoute;
-}
-
-std::string NameOf(const RewrittenGraph& rewritten) {
-  const std::string& path = rewritten.layers.front()->layer.path;
-  return path.empty() ? "the root" : path;
-}
 
 // The product in front of a route.
 struct Gate {
@@ -53,29 +38,25 @@ struct Gate {
   std::vector<Node*> dtypes;     // prim::dtype of the logits
 };
 
-// Looks through the casts, where they are alike.
+// Looks through the casts of the operands, where all have one and these are alike.
 void StripCasts(Gate& gate) {
-  std::vector<Value*> inner;
-  for (Value* operand : gate.operands) {
+  std::vector<Value*> inner = gate.operands;
+  std::optional<int64_t> common;
+  for (Value*& operand : inner) {
+    if (operand->type()->kind() == c10::TypeKind::NoneType) continue;
     std::optional<int64_t> dtype;
-    inner.push_back(StripCast(operand, &dtype));
-    const bool none = operand->type()->kind() == c10::TypeKind::NoneType;
-    if (inner.size() == 1) gate.dtype = dtype;
-    if (!none && dtype != gate.dtype) {
-      gate.dtype.reset();
-      return;
-    }
+    operand = StripCast(operand, &dtype);
+    if (!dtype || common.value_or(*dtype) != *dtype) return;
+    common = dtype;
   }
-  if (gate.dtype) gate.operands = std::move(inner);
+  gate.operands = std::move(inner);
+  gate.dtype = common;
 }
 
 std::optional<Gate> FindGate(Node* route, const torch::jit::AliasDb& aliases) {
   Value* logits = route->input(0);
   Node* linear = logits->node();
-  if (route->inputs().size() != route->schema().arguments().size() || route->schema().overload_name() != "" ||
-      linear->kind() != c10::aten::linear) {
-    return std::nullopt;
-  }
+  if (!route->schema().overload_name().empty() || linear->kind() != c10::aten::linear) return std::nullopt;
   Gate gate{route, {linear->inputs().begin(), linear->inputs().end()}, std::nullopt, {}};
   for (const torch::jit::Use& use : logits->uses()) {
     if (use.user == route) continue;
@@ -120,16 +101,17 @@ class FuseGate : public Pass {
 
  private:
   void FuseGraph(const RewrittenGraph& rewritten, Change& change) {
+    static const auto kRoute = c10::Symbol::fromQualString("autoep::route");
     const torch::jit::AliasDb aliases(rewritten.graph);
     std::vector<Gate> found;
     for (Node* node : rewritten.graph->nodes()) {
-      const auto gate = node->kind() == RouteKind() ? FindGate(node, aliases) : std::nullopt;
-      if (gate && context_.Allow(kFuse)) found.push_back(*gate);
+      const auto gate = node->kind() == kRoute ? FindGate(node, aliases) : std::nullopt;
+      if (gate && context_.Allow(kName)) found.push_back(*gate);
     }
     if (found.empty()) return;
     for (const Gate& gate : found) {
       Fuse(*rewritten.graph, gate);
-      change.edits.push_back(fmt::format("{}: route makes its own logits", NameOf(rewritten)));
+      change.edits.push_back(fmt::format("{}: route makes its own logits", rewritten.layers.front()->Name()));
     }
     torch::jit::LowerSimpleTuples(rewritten.graph->block());
     RemoveDeadCode(rewritten.graph);
@@ -139,32 +121,8 @@ class FuseGate : public Pass {
   PassContext& context_;
 };
 
-class WidenLogits : public Pass {
- public:
-  explicit WidenLogits(PassContext& context) : context_(context) {}
-
-  Result<Change> Run(MoeModel& model) override {
-    Change change;
-    for (const RewrittenGraph& rewritten : RewrittenGraphs(model.module, context_)) {
-      for (Node* node : rewritten.graph->nodes()) {
-        if (node->kind() != RouteKind() || node->schema().overload_name() != "linear") continue;
-        const auto own = torch::jit::toIValue(node->input(4)), scores = torch::jit::toIValue(node->input(5));
-        if (!own || !scores || !scores->isInt() || *own == *scores || !context_.Allow(kWiden)) continue;
-        node->replaceInput(4, node->input(5));
-        change.edits.push_back(fmt::format("{}: route's logits have the scores' dtype", NameOf(rewritten)));
-      }
-    }
-    return change;
-  }
-
- private:
-  PassContext& context_;
-};
-
-const RegisterPass kFuseGate({kFuse, "Put the product that makes a router's logits into the op route", 17, true,
-                              [](PassContext& context) { return std::make_unique<FuseGate>(context); }});
-const RegisterPass kWidenLogits({kWiden, "Do not round a router's logits to the model's dtype; may move near ties", 19, false,
-                                 [](PassContext& context) { return std::make_unique<WidenLogits>(context); }});
+const RegisterPass kRegistered({kName, "Put the product that makes a router's logits into the op route", 17, true,
+                                [](PassContext& context) { return std::make_unique<FuseGate>(context); }});
 
 }  // namespace
 }  // namespace autoep

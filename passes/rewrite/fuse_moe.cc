@@ -106,8 +106,7 @@ class FuseMoe : public Pass {
       const auto ops = dispatch ? FindThreeOps(dispatch.mapped()) : std::nullopt;
       if (!ops || !context_.Allow(one_rank_ ? kMoe : kRanks)) continue;
       Fuse(*rewritten.graph, *ops, planned->layer.tensors.at(0).dtype, one_rank_);
-      change.edits.push_back(fmt::format("{}: moe computes dispatch, experts and combine",
-                                         planned->layer.path.empty() ? "the root" : planned->layer.path));
+      change.edits.push_back(fmt::format("{}: moe computes dispatch, experts and combine", planned->Name()));
       changed = true;
     }
     if (!changed) return;

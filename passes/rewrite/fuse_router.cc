@@ -78,8 +78,7 @@ class FuseRouter : public Pass {
       const auto form = topk ? MatchRouterForm(topk, planned->layer.num_experts, aliases) : std::nullopt;
       dispatches.erase(dispatch);
       if (!form || !context_.Allow(kName)) continue;
-      change.edits.push_back(
-          fmt::format("{}: route computes {}", planned->layer.path.empty() ? "the root" : planned->layer.path, form->Summary()));
+      change.edits.push_back(fmt::format("{}: route computes {}", planned->Name(), form->Summary()));
       routers.push_back({*form, planned->Attribute("layer")});
     }
     return routers;

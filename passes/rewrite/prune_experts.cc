@@ -202,8 +202,7 @@ class PruneExperts : public Pass {
     for (size_t i = 0; i < layers.size(); ++i) {
       const std::vector<std::string> dropped = pruner.Drop(candidates[i]);
       if (dropped.empty()) continue;
-      const std::string& path = layers[i]->layer.path;
-      change.edits.push_back(fmt::format("{}: dropped {}", path.empty() ? "the root" : path, fmt::join(dropped, ", ")));
+      change.edits.push_back(fmt::format("{}: dropped {}", layers[i]->Name(), fmt::join(dropped, ", ")));
     }
     AUTOEP_RETURN_IF_ERROR(CheckNothingLeft(model, layers));
     return change;

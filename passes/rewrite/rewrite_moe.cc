@@ -123,8 +123,8 @@ class RewriteMoe : public Pass {
   }
 
   void Report(const PlannedLayer& planned, int64_t before, int64_t after, Change& change) {
-    change.edits.push_back(fmt::format("{}: {} nodes of its block became {}, with dispatch, experts and combine",
-                                       planned.layer.path.empty() ? "the root" : planned.layer.path, before, after));
+    change.edits.push_back(
+        fmt::format("{}: {} nodes of its block became {}, with dispatch, experts and combine", planned.Name(), before, after));
   }
 
   PassContext& context_;
