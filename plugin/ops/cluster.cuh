@@ -42,13 +42,18 @@ __device__ __forceinline__ void SyncCluster() {
   AUTOEP_IN_CLUSTER("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// What lies there in another block of the cluster.
+// Of what lies at this place of shared memory in another block of the cluster.
+__device__ __forceinline__ uint32_t PeerAddress(const void* mine, int rank) {
+  uint32_t address = 0;
+  AUTOEP_IN_CLUSTER("mapa.shared::cluster.u32 %0, %1, %2;"
+                    : "=r"(address)
+                    : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(mine))), "r"(rank));
+  return address;
+}
+
 __device__ __forceinline__ float ReadAtPeer(const float* mine, int rank) {
   float value = 0;
-  AUTOEP_IN_CLUSTER("{\n.reg .u32 address;\nmapa.shared::cluster.u32 address, %1, %2;\nld.shared::cluster.f32 %0, [address];\n}"
-                    : "=f"(value)
-                    : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(mine))), "r"(rank)
-                    : "memory");
+  AUTOEP_IN_CLUSTER("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(PeerAddress(mine, rank)) : "memory");
   return value;
 }
 

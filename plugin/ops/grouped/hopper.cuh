@@ -80,13 +80,6 @@ __device__ __forceinline__ void Copy2(void* to, const CUtensorMap* map, uint64_t
                : "memory");
 }
 
-// The address in another block of the cluster.
-__device__ __forceinline__ uint32_t PeerAddress(const void* pointer, int rank) {
-  uint32_t address;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(SharedAddress(pointer)), "r"(rank));
-  return address;
-}
-
 __device__ __forceinline__ void ArriveAtPeer(const uint64_t* barrier, int rank) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(PeerAddress(barrier, rank)) : "memory");
 }

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "plugin/ops/launch_cuda.h"
 #include "plugin/ops/route/route.h"
@@ -26,13 +29,14 @@ inline Dtypes DtypesOf(at::ScalarType logits, const std::optional<at::Tensor>& b
   return {score, choice, weight, options.dtype.value_or(weight)};
 }
 
-// Whether the kernels' limits hold for logits of this dtype.
-inline bool KernelSuits(at::ScalarType logits, int64_t experts, const std::optional<at::Tensor>& bias, const RouteOptions& options,
-                        const Dtypes& dtypes) {
+// Whether the kernels' limits hold for logits of this dtype on this device.
+inline bool KernelSuits(at::ScalarType logits, const at::Device& device, int64_t experts, const std::optional<at::Tensor>& bias,
+                        const RouteOptions& options) {
   const auto narrow = [](at::ScalarType type) { return type == at::kFloat || type == at::kHalf || type == at::kBFloat16; };
-  return narrow(logits) && (!bias || narrow(bias->scalar_type())) && narrow(dtypes.score) && narrow(dtypes.weight) &&
-         narrow(dtypes.out) && experts <= cuda::kMostRoutedExperts && options.num_groups <= cuda::kMostGroups &&
-         options.top_k <= cuda::kMostChoices;
+  const Dtypes dtypes = DtypesOf(logits, bias, options);
+  return narrow(logits) && (!bias || (narrow(bias->scalar_type()) && bias->device() == device)) && narrow(dtypes.score) &&
+         narrow(dtypes.weight) && narrow(dtypes.out) && experts <= cuda::kMostRoutedExperts &&
+         options.num_groups <= cuda::kMostGroups && options.top_k <= cuda::kMostChoices;
 }
 
 inline cuda::Renorm RenormOf(const std::string& name) {
@@ -67,6 +71,17 @@ inline cuda::RouteCall CallOf(int64_t tokens, int64_t experts, const at::Tensor&
   call.renorm_min = static_cast<float>(options.renorm_min);
   call.scale = static_cast<float>(options.scale);
   return call;
+}
+
+// {weights, ids} for logits of this shape, where the call then writes.
+inline std::tuple<at::Tensor, at::Tensor> MakeOutputs(at::IntArrayRef logits, const at::TensorOptions& weights,
+                                                      cuda::RouteCall& call) {
+  std::vector<int64_t> shape = logits.vec();
+  shape.back() = call.top_k;
+  const std::tuple<at::Tensor, at::Tensor> outputs(at::empty(shape, weights), at::empty(shape, weights.dtype(at::kLong)));
+  call.weights = cuda::RowsOf(std::get<0>(outputs));
+  call.ids = std::get<1>(outputs).mutable_data_ptr<int64_t>();
+  return outputs;
 }
 
 }  // namespace autoep::ops

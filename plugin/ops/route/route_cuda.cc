@@ -29,29 +29,29 @@ using OptionalTensor = std::optional<at::Tensor>;
 using Routed = std::tuple<at::Tensor, at::Tensor>;
 
 bool Suits(const at::Tensor& logits, const OptionalTensor& bias, const RouteOptions& options) {
-  const at::ScalarType type = logits.scalar_type();
-  return (!bias || bias->device() == logits.device()) &&
-         KernelSuits(type, logits.size(-1), bias, options, DtypesOf(type, bias, options));
+  return KernelSuits(logits.scalar_type(), logits.device(), logits.size(-1), bias, options);
 }
 
 at::Tensor Contiguous(const OptionalTensor& tensor) { return tensor ? tensor->contiguous() : at::Tensor(); }
 
-Routed RunKernel(const at::Tensor& given, const OptionalTensor& given_bias, const RouteOptions& options, const Dtypes& dtypes) {
+// logits and bias contiguous.
+cuda::RouteCall CallFor(const at::Tensor& logits, const at::Tensor& bias, const RouteOptions& options, const Dtypes& dtypes) {
+  const int64_t experts = logits.size(-1);
+  cuda::RouteCall call = CallOf(logits.numel() / experts, experts, bias, options, dtypes);
+  call.logits = cuda::RowsOf(logits);
+  return call;
+}
+
+Routed RunKernel(const at::Tensor& given, const OptionalTensor& given_bias, const RouteOptions& options) {
   const c10::cuda::CUDAGuard guard(given.device());
   const at::Tensor logits = given.contiguous();
   const at::Tensor bias = Contiguous(given_bias);
-  const int64_t experts = logits.size(-1);
-  std::vector<int64_t> shape = logits.sizes().vec();
-  shape.back() = options.top_k;
-  at::Tensor weights = at::empty(shape, logits.options().dtype(dtypes.out));
-  at::Tensor ids = at::empty(shape, logits.options().dtype(at::kLong));
-  cuda::RouteCall call = CallOf(logits.numel() / experts, experts, bias, options, dtypes);
-  call.logits = cuda::RowsOf(logits);
-  call.weights = cuda::RowsOf(weights);
-  call.ids = ids.mutable_data_ptr<int64_t>();
+  const Dtypes dtypes = DtypesOf(logits.scalar_type(), given_bias, options);
+  cuda::RouteCall call = CallFor(logits, bias, options, dtypes);
+  const Routed outputs = MakeOutputs(logits.sizes(), logits.options().dtype(dtypes.out), call);
   cuda::RouteTokens(call, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return {weights, ids};
+  return outputs;
 }
 
 at::Tensor RunBackward(const at::Tensor& given, const OptionalTensor& given_bias, const at::Tensor& ids, const at::Tensor& grad,
@@ -61,10 +61,7 @@ at::Tensor RunBackward(const at::Tensor& given, const OptionalTensor& given_bias
   const at::Tensor bias = Contiguous(given_bias);
   const at::Tensor weights_grad = grad.contiguous();
   at::Tensor out = at::empty(logits.sizes(), logits.options());
-  const int64_t experts = logits.size(-1);
-  cuda::RouteCall call =
-      CallOf(logits.numel() / experts, experts, bias, options, DtypesOf(logits.scalar_type(), given_bias, options));
-  call.logits = cuda::RowsOf(logits);
+  cuda::RouteCall call = CallFor(logits, bias, options, DtypesOf(logits.scalar_type(), given_bias, options));
   call.ids = ids.mutable_data_ptr<int64_t>();
   cuda::RouteTokensBackward(call, cuda::RowsOf(weights_grad), cuda::RowsOf(out), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -83,7 +80,7 @@ class RouteFunction : public torch::autograd::Function<RouteFunction> {
   static Variables forward(torch::autograd::AutogradContext* ctx, const at::Tensor& logits, const OptionalTensor& bias,
                            const RouteOptions& options) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    auto [weights, ids] = RunKernel(logits, bias, options, DtypesOf(logits.scalar_type(), bias, options));
+    auto [weights, ids] = RunKernel(logits, bias, options);
     ctx->save_for_backward({logits, bias.value_or(at::Tensor()), ids});
     ctx->mark_non_differentiable({ids});
     ctx->saved_data["options"] = c10::IValue::make_capsule(c10::make_intrusive<KeptOptions>(options));
@@ -113,8 +110,7 @@ Routed RouteCuda(const at::Tensor& logits, const OptionalTensor& bias, OptionalD
   const RouteOptions options = OptionsOf(score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill,
                                          top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype);
   CheckRoute(logits.sizes(), logits.scalar_type(), bias, options, layer);
-  return Suits(logits, bias, options) ? RunKernel(logits, bias, options, DtypesOf(logits.scalar_type(), bias, options))
-                                      : RouteWithTorch(logits, bias, options);
+  return Suits(logits, bias, options) ? RunKernel(logits, bias, options) : RouteWithTorch(logits, bias, options);
 }
 
 // Hands on to the kernel through the dispatcher, where a fake tensor leaves the way before it has data to read.

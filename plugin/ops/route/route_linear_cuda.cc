@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // route.linear on CUDA: few tokens are routed by one launch, the product inside, where nobody asks for gradients.
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -47,27 +46,23 @@ struct Product {
 std::optional<Routed> TryKernel(const Product& product, const OptionalTensor& given_bias, const RouteOptions& options,
                                 at::ScalarType logits, const std::string& layer) {
   const auto& [x, gate, gate_bias] = product;
-  const Dtypes dtypes = DtypesOf(logits, given_bias, options);
   const bool rounds = logits == x.scalar_type();
-  if (!product.IsNarrow() || !(rounds || logits == at::kFloat) || (given_bias && given_bias->device() != x.device()) ||
-      !KernelSuits(logits, gate.size(0), given_bias, options, dtypes))
+  if (!product.IsNarrow() || !(rounds || logits == at::kFloat) ||
+      !KernelSuits(logits, x.device(), gate.size(0), given_bias, options))
     return std::nullopt;
   std::vector<int64_t> shape = x.sizes().vec();
   const int64_t hidden = std::exchange(shape.back(), gate.size(0));
   CheckRoute(shape, logits, given_bias, options, layer);
   const at::Tensor bias = given_bias ? given_bias->contiguous() : at::Tensor();
+  const Dtypes dtypes = DtypesOf(logits, given_bias, options);
   cuda::RouteCall call = CallOf(hidden == 0 ? 0 : x.numel() / hidden, gate.size(0), bias, options, dtypes);
   const cuda::RouteProduct inner{
       x.const_data_ptr(), gate.const_data_ptr(), cuda::DataOrNull(gate_bias), hidden, cuda::RowTypeOf(x.scalar_type()), rounds};
   if (!cuda::RouteLinearCan(call, inner)) return std::nullopt;
   const c10::cuda::CUDAGuard guard(x.device());
-  shape.back() = options.top_k;
-  const at::Tensor weights = at::empty(shape, x.options().dtype(dtypes.out));
-  const at::Tensor ids = at::empty(shape, x.options().dtype(at::kLong));
-  call.weights = cuda::RowsOf(weights);
-  call.ids = ids.mutable_data_ptr<int64_t>();
+  const Routed outputs = MakeOutputs(shape, x.options().dtype(dtypes.out), call);
   C10_CUDA_CHECK(cuda::RouteTokens(call, inner, c10::cuda::getCurrentCUDAStream()));
-  return Routed(weights, ids);
+  return outputs;
 }
 
 Routed RouteLinearCuda(const at::Tensor& x, const at::Tensor& gate, const OptionalTensor& gate_bias, const OptionalTensor& bias,

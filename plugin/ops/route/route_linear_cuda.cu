@@ -61,7 +61,7 @@ __device__ __forceinline__ uint4 Read16(const void* base, int64_t at, bool any) 
   return values;
 }
 
-// This block's part of the depth, of all the cluster's tokens and all experts, into sizes.sums.
+// This block's part of the depth, of all the cluster's tokens and all experts, into memory.sums.
 template <typename T, int kTiles, int kProducts, int kBlocks>
 __device__ void SumPart(const RouteCall& call, const RouteProduct& product, int64_t first, int64_t begin, int64_t end,
                         Sizes<kTiles, kProducts, kBlocks>& memory) {
