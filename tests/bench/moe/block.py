@@ -4,7 +4,6 @@
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 
 from bench.moe.shapes import ACTIVATION_ARGS
 

@@ -4,6 +4,7 @@ wait for the host, a CUDA graph. Needs a GPU. Run it by itself: python cuda_smok
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -55,6 +56,17 @@ def _close(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype, name: str
     # At the kink of a relu or a clamp, rounding alone turns single gradients on or off.
     allowed = 0.1 if dtype.itemsize == 2 and name in KINKED and i > 0 else 0.0
     assert wrong.double().mean() <= allowed, f"{name} {dtype} tensor {i}: {wrong.sum()} of {wrong.numel()} differ"
+
+
+@contextlib.contextmanager
+def _no_host_sync():
+    """Fails where the host waits for the GPU."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def activations() -> None:
@@ -131,13 +143,9 @@ def no_host_sync_in_bf16() -> None:
     table = moe.placement(4, 1).cuda()
     with torch.no_grad():
         moe.run(*operands, "silu_gated", table=table)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with _no_host_sync():
         out = moe.run(*operands, "silu_gated", table=table)
         torch.autograd.grad(out, [operands[0], operands[2], operands[4], operands[5]], torch.ones_like(out))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(graph):
         captured = moe.run(*operands, "silu_gated", table=table)
@@ -202,12 +210,8 @@ def moe_without_host_sync() -> None:
     leaves = [t for t in operands if t is not None and t.requires_grad]
     run = lambda: torch.autograd.grad(_moe(operands, table=table).float().square().sum(), leaves)  # noqa: E731
     first = run()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with _no_host_sync():
         again = run()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     graph = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(graph):
@@ -363,12 +367,8 @@ def route_linear_is_the_product_and_then_route() -> None:
                     x, gate, gate_bias, bias, logits_dtype, *scores, k, *end  # noqa: B023
                 )
                 call()
-                torch.cuda.synchronize()
-                torch.cuda.set_sync_debug_mode("error")
-                try:
+                with _no_host_sync():
                     weights, ids = call()
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
                 again = call()
                 assert torch.equal(weights, again[0]) and torch.equal(ids, again[1])
                 logits = exact.to(dtype if logits_dtype is None else torch.float)
