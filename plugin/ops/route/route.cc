@@ -3,7 +3,6 @@
 // kernel may be registered beside it.
 #include "plugin/ops/route/route.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/bitwise_not.h>
 #include <ATen/ops/clamp.h>
@@ -116,6 +115,11 @@ void CheckRoute(at::IntArrayRef logits, at::ScalarType dtype, const std::optiona
                ", and its logits are ", logits);
 }
 
+const c10::TypedOperatorHandle<decltype(Route)>& RouteOp() {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "").typed<decltype(Route)>();
+  return op;
+}
+
 std::tuple<at::Tensor, at::Tensor> RouteLinear(const at::Tensor& x, const at::Tensor& gate,
                                                const std::optional<at::Tensor>& gate_bias, const std::optional<at::Tensor>& bias,
                                                OptionalDtype logits_dtype, OptionalDtype score_dtype, std::string scores,
@@ -123,11 +127,11 @@ std::tuple<at::Tensor, at::Tensor> RouteLinear(const at::Tensor& x, const at::Te
                                                int64_t top_k, bool sorted, bool weigh_choice, OptionalDtype weight_dtype,
                                                std::string renorm, double renorm_min, double scale, OptionalDtype dtype,
                                                std::string layer, int64_t abi) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "").typed<decltype(Route)>();
   const auto wide = gate_bias ? std::optional(Cast(*gate_bias, logits_dtype)) : std::nullopt;
   const at::Tensor logits = at::linear(Cast(x, logits_dtype), Cast(gate, logits_dtype), wide);
-  return op.call(logits, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill, top_k,
-                 sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype, std::move(layer), abi);
+  return RouteOp().call(logits, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill,
+                        top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype, std::move(layer),
+                        abi);
 }
 
 std::tuple<at::Tensor, at::Tensor> RouteWithTorch(const at::Tensor& logits, const std::optional<at::Tensor>& bias,

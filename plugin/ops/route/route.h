@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 
 #include <cstdint>
 #include <optional>
@@ -36,6 +37,9 @@ std::tuple<at::Tensor, at::Tensor> Route(const at::Tensor& logits, const std::op
                                          bool weigh_choice, std::optional<at::ScalarType> weight_dtype, std::string renorm,
                                          double renorm_min, double scale, std::optional<at::ScalarType> dtype, std::string layer,
                                          int64_t abi);
+
+// The op, by the kernel of its logits' device.
+const c10::TypedOperatorHandle<decltype(Route)>& RouteOp();
 
 // route.linear by torch's linear and route.
 std::tuple<at::Tensor, at::Tensor> RouteLinear(const at::Tensor& x, const at::Tensor& gate,

@@ -130,10 +130,10 @@ Routed RouteAutograd(const at::Tensor& logits, const OptionalTensor& bias, Optio
     const auto routed = RouteFunction::apply(logits, bias, options);
     return {routed[0], routed[1]};
   }
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("autoep::route", "").typed<decltype(RouteCuda)>();
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return op.call(logits, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill, top_k,
-                 sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype, std::move(layer), abi);
+  return RouteOp().call(logits, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill,
+                        top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype, std::move(layer),
+                        abi);
 }
 
 }  // namespace

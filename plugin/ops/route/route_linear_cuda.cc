@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// route.linear on CUDA: few tokens are routed by one launch, the product inside, where nobody asks for gradients.
-#include <ATen/core/grad_mode.h>
+// route.linear on CUDA: few tokens are routed by one launch, the product inside, where nobody asks for gradients; else logits of
+// fp32 are made from operands of 16 bits as they are.
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -14,6 +14,7 @@
 #include "plugin/ops/route/route.h"
 #include "plugin/ops/route/route_call_cuda.h"
 #include "plugin/ops/route/route_cuda.h"
+#include "plugin/ops/route/wide_linear.h"
 
 namespace autoep::ops {
 namespace {
@@ -22,32 +23,12 @@ using OptionalDtype = std::optional<at::ScalarType>;
 using OptionalTensor = std::optional<at::Tensor>;
 using Routed = std::tuple<at::Tensor, at::Tensor>;
 
-// The operands of linear.
-struct Product {
-  const at::Tensor& x;
-  const at::Tensor& gate;
-  const OptionalTensor& bias;
-
-  bool GivesGradients() const {
-    return at::GradMode::is_enabled() && (x.requires_grad() || gate.requires_grad() || (bias && bias->requires_grad()));
-  }
-  // One 16-bit dtype and one device, and shapes that linear takes.
-  bool IsNarrow() const {
-    const at::ScalarType type = x.scalar_type();
-    const auto alike = [&](const at::Tensor& other) {
-      return other.scalar_type() == type && other.device() == x.device() && other.is_contiguous();
-    };
-    return (type == at::kHalf || type == at::kBFloat16) && x.is_contiguous() && alike(gate) && x.dim() >= 1 && gate.dim() == 2 &&
-           x.size(-1) == gate.size(1) && (!bias || (alike(*bias) && bias->dim() == 1 && bias->size(0) == gate.size(0)));
-  }
-};
-
 // None where the kernel's limits do not hold. `logits` is the dtype of the product.
-std::optional<Routed> TryKernel(const Product& product, const OptionalTensor& given_bias, const RouteOptions& options,
+std::optional<Routed> TryKernel(const LinearOperands& product, const OptionalTensor& given_bias, const RouteOptions& options,
                                 at::ScalarType logits, const std::string& layer) {
   const auto& [x, gate, gate_bias] = product;
   const bool rounds = logits == x.scalar_type();
-  if (!product.IsNarrow() || !(rounds || logits == at::kFloat) ||
+  if (!product.AreNarrow() || !(rounds || logits == at::kFloat) ||
       !KernelSuits(logits, x.device(), gate.size(0), given_bias, options))
     return std::nullopt;
   std::vector<int64_t> shape = x.sizes().vec();
@@ -71,11 +52,19 @@ Routed RouteLinearCuda(const at::Tensor& x, const at::Tensor& gate, const Option
                        bool weigh_choice, OptionalDtype weight_dtype, std::string renorm, double renorm_min, double scale,
                        OptionalDtype dtype, std::string layer, int64_t abi) {
   CheckAbi(abi, layer);
-  const Product product{x, gate, gate_bias};
-  if (!product.GivesGradients() && !(bias && bias->requires_grad()) && !Watched(x)) {
+  const LinearOperands product{x, gate, gate_bias};
+  const at::ScalarType logits = logits_dtype.value_or(x.scalar_type());
+  if (!product.GiveGradients() && !(bias && bias->requires_grad()) && !Watched(x)) {
     const RouteOptions options = OptionsOf(score_dtype, scores, num_groups, top_groups, group_score, group_fill, top_k, sorted,
                                            weigh_choice, weight_dtype, renorm, renorm_min, scale, dtype);
-    if (const auto routed = TryKernel(product, bias, options, logits_dtype.value_or(x.scalar_type()), layer)) return *routed;
+    if (const auto routed = TryKernel(product, bias, options, logits, layer)) return *routed;
+  }
+  if (logits == at::kFloat && !Watched(x)) {
+    if (const auto wide = TryWideLinear(product)) {
+      return RouteOp().call(*wide, bias, score_dtype, std::move(scores), num_groups, top_groups, std::move(group_score), group_fill,
+                            top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min, scale, dtype,
+                            std::move(layer), abi);
+    }
   }
   return RouteLinear(x, gate, gate_bias, bias, logits_dtype, score_dtype, std::move(scores), num_groups, top_groups,
                      std::move(group_score), group_fill, top_k, sorted, weigh_choice, weight_dtype, std::move(renorm), renorm_min,

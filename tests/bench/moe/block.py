@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from bench.moe.shapes import ACTIVATION_ARGS
+from bench.moe.shapes import ACTIVATION_ARGS, Shape
 
 
 class Block(torch.nn.Module):
@@ -13,14 +13,16 @@ class Block(torch.nn.Module):
     args: list[float]
     top_k: Final[int]
     activation: Final[str]
+    logits_dtype: int | None
 
-    def __init__(self, tensors: dict[str, torch.Tensor | None], top_k: int, activation: str) -> None:
+    def __init__(self, tensors: dict[str, torch.Tensor | None], shape: Shape) -> None:
         super().__init__()
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
-        self.activation = activation
-        self.args = ACTIVATION_ARGS.get(activation, [])
-        self.top_k = top_k
+        self.activation = shape.activation
+        self.args = ACTIVATION_ARGS.get(shape.activation, [])
+        self.top_k = shape.top_k
+        self.logits_dtype = torch.float32 if shape.wide_router else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weights, ids = self.route(x)
@@ -29,8 +31,8 @@ class Block(torch.nn.Module):
     @torch.jit.export
     def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.ops.autoep.route(
-            x, self.router, None, None, None, torch.float32, "softmax", 1, 1, "max", 0.0, self.top_k, True, False, None, "sum", 0.0,
-            1.0, None, "bench#0", 1,
+            x, self.router, None, None, self.logits_dtype, torch.float32, "softmax", 1, 1, "max", 0.0, self.top_k, True, False, None,
+            "sum", 0.0, 1.0, None, "bench#0", 1,
         )  # fmt: skip
 
     @torch.jit.export

@@ -63,14 +63,15 @@ def inputs(shape: Shape, tokens: int, device: str = "cuda", dtype: torch.dtype =
 
 def route(layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax, top-k, renormalised: weights fp32, ids int64."""
-    probabilities = torch.softmax(F.linear(x, layer.router), -1, dtype=torch.float32)
+    operands = (x.float(), layer.router.float()) if layer.shape.wide_router else (x, layer.router)
+    probabilities = torch.softmax(F.linear(*operands), -1, dtype=torch.float32)
     weights, ids = torch.topk(probabilities, layer.shape.top_k, -1)
     return weights / weights.sum(-1, keepdim=True), ids
 
 
 def ours(layer: Layer) -> Callable:
     tensors = {name: getattr(layer, name) for name in ("router", "placement", "gate_up", "down", "gate_up_bias", "down_bias")}
-    return torch.jit.script(Block(tensors, layer.shape.top_k, layer.shape.activation))
+    return torch.jit.script(Block(tensors, layer.shape))
 
 
 def ours_three_ops(layer: Layer) -> Callable:
@@ -128,8 +129,8 @@ def compiled(make: Callable[[Layer], Callable], mode: str) -> Callable[[Layer], 
 
 def transformers(layer: Layer, experts: str = "grouped_mm") -> Callable:
     """Qwen3's block; `experts` names transformers' way of computing them."""
-    if layer.shape.biases:
-        raise NotImplementedError("Qwen3's block has no biases")
+    if layer.shape.biases or layer.shape.wide_router:
+        raise NotImplementedError("Qwen3's block has no biases, and a router of its weights' type")
     from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
@@ -179,8 +180,8 @@ def _search_few_tiles() -> None:
 
 
 def sonicmoe(layer: Layer) -> Callable:
-    if layer.shape.biases or layer.shape.activation != "silu_gated":
-        raise NotImplementedError("run here without biases and with SwiGLU")
+    if layer.shape.biases or layer.shape.wide_router or layer.shape.activation != "silu_gated":
+        raise NotImplementedError("run here without biases, with SwiGLU and a router of the weights' type")
     from sonicmoe import moe_TC_softmax_topk_layer
 
     _search_few_tiles()

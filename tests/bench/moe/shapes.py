@@ -14,6 +14,7 @@ class Shape:
     top_k: int
     activation: str = "silu_gated"
     biases: bool = False
+    wide_router: bool = False  # its logits are made of copies of fp32
 
     @property
     def expert_bytes(self) -> int:
@@ -27,6 +28,7 @@ SHAPES = {
     # One of eight ranks: 32 of the 256 experts, and as many routed rows as the rank gets.
     "deepseek-v3-ep8": Shape(7168, 2048, 32, 8),
     "olmoe": Shape(2048, 1024, 64, 8),
+    "glm-4.5-air": Shape(4096, 1408, 128, 8, wide_router=True),
     "odd": Shape(1992, 1112, 37, 3),
 }
 

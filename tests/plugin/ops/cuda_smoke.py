@@ -383,6 +383,28 @@ def route_linear_is_the_product_and_then_route() -> None:
     assert x.grad.norm() > 0 and gate.grad.norm() > 0
 
 
+def gradients_of_wide_logits_are_rounded_once() -> None:
+    """What is made of bf16 with sums of fp32 has gradients as exact as those of copies of fp32, however unlike the tokens' are."""
+    scores = (torch.float, "none", 1, 1, "max", 0.0)
+    end = (True, True, None, "none", 0.0, 1.0, None, moe.LAYER, moe.ABI)
+    for tokens, hidden, experts, k in ((1025, 512, 128, 8), (3000, 1001, 40, 6), (9, 64, 8, 2), (0, 64, 8, 2)):
+        x, gate, gate_bias = (
+            torch.randn(*size, device="cuda").bfloat16().requires_grad_() for size in ((tokens, hidden), (experts, hidden), (experts,))
+        )
+        leaves = (x, gate, gate_bias)
+        weights, ids = torch.ops.autoep.route.linear(*leaves, None, torch.float, *scores, k, *end)
+        pattern = torch.randn_like(weights) * torch.exp(4 * torch.randn(tokens, 1, device="cuda"))
+        again = torch.autograd.grad(weights, leaves, pattern, create_graph=True)  # torch's ops, to be differentiated
+        assert all(grad.requires_grad for grad in again[:2])
+        logits_grad = torch.zeros(tokens, experts, device="cuda").scatter(1, ids, pattern).double()
+        operands = (gate.detach(), x.detach(), torch.ones(tokens, device="cuda"))
+        found = torch.autograd.grad(weights, leaves, pattern)
+        for left, right, *grads in zip((logits_grad, logits_grad.T, logits_grad.T), operands, found, again, strict=True):
+            exact, size = left @ right.double(), left.abs() @ right.double().abs()
+            for grad in grads:
+                assert ((grad.double() - exact).abs() <= exact.abs() * 2**-8 + size * 2**-20).all(), (tokens, hidden, experts)
+
+
 def opcheck() -> None:
     x, ids, weights, _, gate_up, down, _, _ = _on("cuda", _operands())
     table = moe.placement(4, 1).cuda()
@@ -412,6 +434,7 @@ CHECKS = [
     layers_in_a_row,
     route_is_torchs,
     route_linear_is_the_product_and_then_route,
+    gradients_of_wide_logits_are_rounded_once,
     moe_keeps_what_others_read,
     beyond_2_31_elements,
     opcheck,

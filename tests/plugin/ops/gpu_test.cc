@@ -154,9 +154,10 @@ void CheckRoute(const RouteSize& size, at::ScalarType type) {
 }
 
 TEST_F(Gpu, RoutesOfEverySize) {
-  const RouteSize sizes[] = {{1, 8, 3, 2},        {16, 256, 8, 2},    {17, 256, 8, 2},   {130, 1992, 37, 3}, {129, 64, 8, 2},
-                             {40, 512, 128, 8},   {150, 512, 128, 8}, {33, 512, 64, 8},  {200, 264, 64, 8},  {20, 1024, 256, 8},
-                             {140, 1024, 256, 8}, {70, 520, 384, 6},  {20, 512, 512, 8}, {1030, 64, 64, 4},  {0, 64, 8, 2}};
+  const RouteSize sizes[] = {{1, 8, 3, 2},      {16, 256, 8, 2},    {17, 256, 8, 2},     {130, 1992, 37, 3},
+                             {129, 64, 8, 2},   {40, 512, 128, 8},  {150, 512, 128, 8},  {33, 512, 64, 8},
+                             {200, 264, 64, 8}, {20, 1024, 256, 8}, {140, 1024, 256, 8}, {70, 520, 384, 6},
+                             {20, 512, 512, 8}, {1030, 64, 64, 4},  {1100, 1001, 40, 6}, {0, 64, 8, 2}};
   for (const RouteSize& size : sizes) {
     for (const at::ScalarType type : {at::kHalf, at::kBFloat16}) {
       if (type == at::kBFloat16 && size.experts > 256) continue;  // their bias has more bits
