@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "plugin/ops/device_cuda.h"
+
 namespace autoep::ops::cuda {
 
 // Waits for the grid before this one, hence all before it, and their writes.
@@ -40,22 +42,7 @@ inline cudaLaunchAttribute BeginsEarly() {
 }
 
 // Whether the current device has the wait; kernels are compiled for it wherever they run there.
-inline bool CanWait() {
-  constexpr int kMostDevices = 64;
-  static const uint64_t able = [] {
-    uint64_t bits = 0;
-    int devices = 0;
-    if (cudaGetDeviceCount(&devices) != cudaSuccess) return bits;
-    for (int device = 0; device < devices && device < kMostDevices; ++device) {
-      int major = 0;
-      if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) continue;
-      if (major >= 9) bits |= uint64_t{1} << device;
-    }
-    return bits;
-  }();
-  int device = 0;
-  return cudaGetDevice(&device) == cudaSuccess && device < kMostDevices && (able >> device & 1) != 0;
-}
+inline bool CanWait() { return DeviceHas<cudaDevAttrComputeCapabilityMajor, 9>(); }
 
 // Launches a kernel that calls WaitForEarlierGrids, on any device: older ones have no such wait, and start it in turn.
 template <typename... Parameters, typename... Arguments>

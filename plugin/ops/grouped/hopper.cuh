@@ -134,13 +134,6 @@ __device__ __forceinline__ void Copy5(void* to, const CUtensorMap* map, uint64_t
       : "memory");
 }
 
-// Into the L2 cache only.
-__device__ __forceinline__ void Prefetch5(const CUtensorMap* map, int a, int b, int c, int d, int e) {
-  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %2, %3, %4, %5}];" ::"l"(reinterpret_cast<uint64_t>(map)),
-               "r"(a), "r"(b), "r"(c), "r"(d), "r"(e)
-               : "memory");
-}
-
 // 16 bytes, past the L1 cache. `bytes` 0 writes zeros.
 __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, uint32_t bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");

@@ -44,7 +44,6 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       PrefetchMap(&large_rows);
       PrefetchMap(&small_rows);
     }
-    if constexpr (kForm != Form::kAcross) PrefetchWeights<kForm>(weights, args, weight_tiles);
   }
   // The next grid may take what is older than this one for done, hence the order.
   if (!args.only_in_is_fresh) WaitForEarlierGrids();
@@ -60,9 +59,13 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if (threadIdx.x < kGroupThreads) {
     ShrinkRegisters<kOtherRegisters>();
     if constexpr (kGather) {
-      LoadGathered<kForm>(args, weights, memory, schedule);
+      ByTwo(args.cut) ? LoadGathered<kForm, 2>(args, weights, memory, schedule)
+                      : LoadGathered<kForm, 1>(args, weights, memory, schedule);
     } else if (threadIdx.x == 0) {
-      LoadInOrder<kForm, kWay>(args, weights, {wide_rows, large_rows, small_rows}, memory, cluster);
+      constexpr int kMostAtOnce = kWay == Way::kFew ? 2 : 1;
+      const RowMaps maps{wide_rows, large_rows, small_rows};
+      kMostAtOnce > 1 && ByTwo(args.cut) ? LoadInOrder<kForm, kWay, kMostAtOnce>(args, weights, maps, memory, cluster)
+                                         : LoadInOrder<kForm, kWay, 1>(args, weights, maps, memory, cluster);
     } else if (threadIdx.x == 32 && cluster.rank == 0) {
       QueueTiles(args, shared, cluster, schedule);
     } else if (kInParts<kWay> && warp >= kFirstStorer) {
@@ -77,22 +80,21 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 #endif
 }
 
-// Measured on an H100: where weights are what is loaded, more stages of them help; else the L2 cache is the limit, and sharing rows
-// helps.
-template <Way kWay>
-Shape ShapeFor(const GroupedProduct& product) {
-  if constexpr (kInParts<kWay>) return {kWay == Way::kWide ? kWideCut : kLargeCut, kClusterOf<kWay>};
-  constexpr int64_t kFewInTinyTile = kTinyCut.tile_rows / 3;
-  if (product.rows / product.slots <= kFewInTinyTile) return {kTinyCut, kClusterOf<kWay>};
-  return {kWay == Way::kFew || ReadsWeights(product) ? kSmallCut : kMiddleCut, kClusterOf<kWay>};
+template <size_t kCount>
+Cut SmallestOf(const Cut (&cuts)[kCount], const GroupedProduct& product) {
+  const auto suits = [&](const Cut& cut) {
+    return product.rows / product.slots <= cut.group_rows && product.slots <= MostSlots(cut);
+  };
+  return *std::find_if(cuts, cuts + kCount - 1, suits);
 }
 
-// Where reading weights is what takes time, and most slots have rows: the memory has nothing else to do while the rows'
-// places are being found.
-inline int EarlySteps(const GroupedProduct& product) {
-  constexpr int64_t kSteps = 4;  // 64 KB a block: about what is read in that time
-  if (product.only_in_is_fresh || !ReadsWeights(product) || product.rows < product.slots) return 0;
-  return static_cast<int>(std::min(kSteps, (product.depth + kTileDepth - 1) / kTileDepth));
+template <Way kWay>
+Shape ShapeFor(const GroupedProduct& product) {
+  constexpr unsigned kBlocks = kClusterOf<kWay>;
+  if constexpr (kWay == Way::kWide) return {kWideCut, kBlocks};
+  if constexpr (kWay == Way::kInOrder) return {SmallestOf(kInOrderCuts, product), kBlocks};
+  if constexpr (kWay == Way::kGathered) return {SmallestOf(kGatheredCuts, product), kBlocks};
+  return {SmallestOf(kFewCuts, product), kBlocks};
 }
 
 // For groups of up to kMostWideTiles tiles. Of about one tile's rows, about half have a few more: times of the busiest pair of
@@ -113,7 +115,8 @@ bool WideHelps(const GroupedProduct& product, int multiprocessors) {
 
 template <typename T, Form kForm, Way kWay>
 const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStream_t stream) {
-  const auto weights = kForm == Form::kAcross ? AcrossMap(product) : WeightMap(product);
+  const Shape shape = ShapeFor<kWay>(product);
+  const auto weights = kForm == Form::kAcross ? AcrossMap(product) : WeightMap(product, ByTwo(shape.cut));
   const auto large_rows = kWay == Way::kGathered ? weights : RowMap(product, kLargeBox);
   const auto small_rows = kWay == Way::kGathered ? weights : RowMap(product, kSmallBox);
   const auto wide_rows = kWay == Way::kWide ? RowMap(product, kWideBox) : large_rows;
@@ -127,7 +130,6 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
   const auto gates = keeps ? map_out(product.hidden, 0, 2 * product.columns) : out;
   const auto ups = keeps ? map_out(product.hidden, product.columns, 2 * product.columns) : out;
   if (!weights || !wide_rows || !large_rows || !small_rows || !out || !gates || !ups) return "the driver refused a tensor map";
-  const Shape shape = ShapeFor<kWay>(product);
   const ActivationCall activation = product.activation.value_or(ActivationCall{});
   const KernelArgs args{product.in,
                         product.source,
@@ -143,8 +145,7 @@ const char* Launch(const GroupedProduct& product, int multiprocessors, cudaStrea
                         static_cast<float>(activation.alpha),
                         static_cast<float>(activation.limit),
                         static_cast<float>(activation.spec.shift),
-                        product.only_in_is_fresh,
-                        EarlySteps(product)};
+                        product.only_in_is_fresh};
   return LaunchCluster<&GroupedKernel<T, kForm, kWay>>(shape, multiprocessors, stream, args, *weights, *wide_rows,
                                                        *large_rows, *small_rows, *out, *gates, *ups);
 }

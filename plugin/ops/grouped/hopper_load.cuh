@@ -68,16 +68,6 @@ __device__ __forceinline__ void LoadWeights(const CUtensorMap& map, const Tile& 
   }
 }
 
-// Of the tile that is this block's first where every slot has rows.
-template <Form kForm>
-__device__ __forceinline__ void PrefetchWeights(const CUtensorMap& map, const KernelArgs& args, int weight_tiles) {
-  static_assert(kForm != Form::kAcross);
-  const int slot = blockIdx.x / weight_tiles;
-  const int column = blockIdx.x % weight_tiles * kTileColumns<kForm>;
-  if (slot >= args.slots) return;
-  for (int step = 0; step < args.early_steps; ++step) Prefetch5(&map, step * kTileDepth, 0, 0, column / 8, slot);
-}
-
 struct RowMaps {
   const CUtensorMap& wide;
   const CUtensorMap& large;
@@ -158,8 +148,8 @@ __device__ __forceinline__ void QueueTiles(const KernelArgs& args, Shared& share
   }
 }
 
-// One thread: rows in order.
-template <Form kForm, Way kWay>
+// One thread: rows in order. kAtOnce: steps whose weights are asked for together.
+template <Form kForm, Way kWay, int kAtOnce>
 __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtensorMap& weights, const RowMaps& maps,
                                             const Memory& memory, Cluster cluster) {
   const int steps = Steps(args.depth);
@@ -180,15 +170,24 @@ __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtens
   WaitForEarlierGrids();
   Ring ring{args.cut.stages, 1};
   for (; tile.rows > 0; tile = queue.Take()) {
-    for (int step = 0; step < steps; ++step, ring.Next()) {
-      queue.AskAt(step, steps);
-      if (early > 0) {
-        --early;
-      } else {
-        Wait(memory.Empty(ring.stage), ring.phase);
-        load_weights(tile, step, ring.stage);
+    for (int step = 0; step < steps; step += kAtOnce) {
+      Ring next = ring;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i, next.Next()) {
+        if (i > 0 && step + i >= steps) break;
+        queue.AskAt(step + i, steps);
+        if (early > 0) {
+          --early;
+        } else {
+          Wait(memory.Empty(next.stage), next.phase);
+          load_weights(tile, step + i, next.stage);
+        }
       }
-      LoadRows<kWay>(maps, boxes, step, memory.Stage(ring.stage) + kWeightBytes, memory.Full(ring.stage));
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i, ring.Next()) {
+        if (i > 0 && step + i >= steps) break;
+        LoadRows<kWay>(maps, boxes, step + i, memory.Stage(ring.stage) + kWeightBytes, memory.Full(ring.stage));
+      }
     }
   }
   Wait(memory.Empty(ring.stage), ring.phase);
@@ -196,12 +195,12 @@ __device__ __forceinline__ void LoadInOrder(const KernelArgs& args, const CUtens
   Arrive(memory.Full(ring.stage));
 }
 
-// A warpgroup: rows from anywhere.
-template <Form kForm>
+// A warpgroup: rows from anywhere. kAtOnce: steps whose weights are asked for together.
+template <Form kForm, int kAtOnce>
 __device__ __forceinline__ void LoadGathered(const KernelArgs& args, const CUtensorMap& weights, const Memory& memory,
                                              const Schedule& schedule) {
   constexpr int kRowsAtOnce = kGroupThreads / 8;
-  constexpr int kMostTurns = kMiddleCut.tile_rows / kRowsAtOnce;
+  constexpr int kMostTurns = kGranules<Way::kGathered> * kGranule / kRowsAtOnce;
   const int steps = Steps(args.depth);
   const int thread = threadIdx.x % kGroupThreads;
   const int chunk = thread % 8;
@@ -215,21 +214,32 @@ __device__ __forceinline__ void LoadGathered(const KernelArgs& args, const CUten
     int source[kMostTurns];
 #pragma unroll
     for (int i = 0; i < kMostTurns; ++i) source[i] = args.source[tile.begin + min(first_row + i * kRowsAtOnce, tile.rows - 1)];
-    for (int step = 0; step < steps; ++step, ring.Next()) {
-      Wait(memory.Empty(ring.stage), ring.phase);
-      if (thread == 0) {
-        if (step == 0) memory.shared.tiles[ring.stage] = tile;
-        ArriveExpecting(memory.Full(ring.stage), kWeightBytes);
-        LoadWeights<kForm>(weights, tile, step, memory, ring.stage);
-      }
-      const uint32_t to = SharedAddress(memory.Stage(ring.stage) + kWeightBytes) + place;
+    const auto load_rows = [&](int step, int stage) {
+      const uint32_t to = SharedAddress(memory.Stage(stage) + kWeightBytes) + place;
       const uint32_t bytes = step * kTileDepth + chunk * 8 < args.depth ? 16 : 0;
 #pragma unroll
       for (int i = 0; i < kMostTurns; ++i) {
         if (i * kRowsAtOnce >= tile.rows) break;
         CopyAsync16(to + i * kRowsAtOnce * kRowBytes, in + int64_t{source[i]} * args.depth * 2 + step * kRowBytes, bytes);
       }
-      ArriveAfterCopies(memory.Full(ring.stage));
+      ArriveAfterCopies(memory.Full(stage));
+    };
+    for (int step = 0; step < steps; step += kAtOnce) {
+      Ring next = ring;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i, next.Next()) {
+        if (i > 0 && step + i >= steps) break;
+        Wait(memory.Empty(next.stage), next.phase);
+        if (thread != 0) continue;
+        if (step + i == 0) memory.shared.tiles[next.stage] = tile;
+        ArriveExpecting(memory.Full(next.stage), kWeightBytes);
+        LoadWeights<kForm>(weights, tile, step + i, memory, next.stage);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i, ring.Next()) {
+        if (i > 0 && step + i >= steps) break;
+        load_rows(step + i, ring.stage);
+      }
     }
   }
   Wait(memory.Empty(ring.stage), ring.phase);

@@ -15,8 +15,9 @@ inline constexpr int kTileDepth = 64;        // 16-bit values: one swizzled row 
 inline constexpr int kTileWeightRows = 128;  // weight rows in a tile
 
 // Reads kTileWeightRows weight rows of one slot. Of a gated weight, 8 gate rows and the 8 up rows that belong to them follow each
-// other. Coordinates: depth, 0, 0, group of 8 output columns, slot. Past the ends it reads zeros.
-std::optional<CUtensorMap> WeightMap(const GroupedProduct& product);
+// other. Coordinates: depth, 0, 0, group of 8 output columns, slot. Past the ends it reads zeros. by_two: boxes that are
+// neighbours along the depth are asked for together.
+std::optional<CUtensorMap> WeightMap(const GroupedProduct& product, bool by_two);
 
 // Reads kTileDepth by kTileDepth of a weight that lies across. Coordinates: output column, depth, slot.
 std::optional<CUtensorMap> AcrossMap(const GroupedProduct& product);

@@ -146,15 +146,6 @@ __device__ void SumParts(const RouteCall& call, const RouteProduct& product, int
   }
 }
 
-// The gate's part of the depth into the L2 cache.
-__device__ __forceinline__ void PrefetchGate(const RouteCall& call, const RouteProduct& product, int64_t begin, int64_t end) {
-  constexpr int kLine = 128 / 2;
-  for (int expert = threadIdx.x / kWarp; expert < call.experts; expert += kWarps) {
-    const uint16_t* row = static_cast<const uint16_t*>(product.gate) + expert * product.hidden;
-    for (int64_t at = begin + threadIdx.x % kWarp * kLine; at < end; at += kWarp * kLine) PrefetchToL2(row + at);
-  }
-}
-
 template <typename T, int kTiles, int kProducts, int kBlocks>
 __global__ void __launch_bounds__(kWarps * kWarp) RouteLinear(RouteCall call, RouteProduct product) {
   using S = Sizes<kTiles, kProducts, kBlocks>;
@@ -164,7 +155,6 @@ __global__ void __launch_bounds__(kWarps * kWarp) RouteLinear(RouteCall call, Ro
   const int64_t share = (product.hidden + kBlocks * kStep - 1) / (kBlocks * kStep) * kStep;
   const int64_t begin = rank * share;
   const int64_t end = min(begin + share, product.hidden);
-  if (cluster == 0) PrefetchGate(call, product, begin, end);
   LetNextGridStart();
   WaitForEarlierGrids();
   SumPart<T>(call, product, cluster * S::kTokens, begin, end, memory);
