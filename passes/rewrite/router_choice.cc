@@ -2,10 +2,12 @@
 // From the top-k up: the group limit, the bias, the scores, the logits.
 #include "passes/rewrite/router_choice.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "passes/detect/ir.h"
+#include "passes/rewrite/row_count.h"
 
 namespace autoep {
 
@@ -45,6 +47,29 @@ Value* MatchKeptGroups(Value* kept, RouterForm* form) {
   return group_scores->uses().size() == 2 ? group_scores : nullptr;
 }
 
+// A list of sizes whose first is -1, or the number of the matrix's rows, which is told as -1, too.
+std::optional<std::vector<int64_t>> RowSizes(const Value* list, const Value* matrix) {
+  auto sizes = ConstInts(list);
+  if (!sizes) {
+    const std::vector<Value*> elements = ListElements(list);
+    if (elements.empty() || !CountsRows(elements.front(), matrix)) return std::nullopt;
+    sizes = {-1};
+    for (size_t i = 1; i < elements.size(); ++i) {
+      const auto size = ConstInt(elements[i]);
+      if (!size) return std::nullopt;
+      sizes->push_back(*size);
+    }
+  }
+  return !sizes->empty() && sizes->front() == -1 ? sizes : std::nullopt;
+}
+
+// Whether a view to `list` makes of each of the matrix's rows one of these sizes, of which -1 may stand for one.
+bool CutsRows(const Value* list, const Value* matrix, const std::vector<int64_t>& into) {
+  const auto sizes = RowSizes(list, matrix);
+  return sizes && std::equal(sizes->begin() + 1, sizes->end(), into.begin(), into.end(),
+                             [](int64_t found, int64_t expected) { return found == expected || found == -1; });
+}
+
 //   %grouped = aten::view(%choice, [-1, G, E / G])
 //   max:       %group_scores, _ = aten::max(%grouped, -1, False)
 //   top2_sum:  %top, _ = aten::topk(%grouped, 2, -1, True, True);  %group_scores = aten::sum(%top, [-1], False, None)
@@ -69,7 +94,8 @@ Value* MatchGroupScores(Value* group_scores, RouterForm* form) {
 
 //   %mask = aten::reshape(aten::expand(aten::unsqueeze(%kept, -1), [-1, G, E / G]), [-1, E])
 //   %limited = aten::masked_fill(%choice, aten::bitwise_not(aten::to(%mask, bool)), fill)
-// Returns %choice; null where it is another masked fill.
+// also with the number of rows for -1, and -1 for one of a view's other sizes. Returns %choice; null where it is another masked
+// fill.
 Value* MatchGroupLimit(Node* fill, int64_t num_experts, RouterForm* form) {
   const auto number = ConstNumber(fill->input(2));
   std::optional<int64_t> dtype;
@@ -78,19 +104,21 @@ Value* MatchGroupLimit(Node* fill, int64_t num_experts, RouterForm* form) {
   Value* mask = StripCast(inverse, &dtype);
   if (dtype != static_cast<int64_t>(at::kBool)) return nullptr;
   Value* spread = Through(mask, aten::reshape);
-  if (spread == nullptr || !IsShape(mask->node()->input(1), {-1, num_experts})) return nullptr;
+  Value* choice = fill->input(0);
+  if (spread == nullptr || !CutsRows(mask->node()->input(1), choice, {num_experts})) return nullptr;
   Value* column = Through(spread, aten::expand);
-  const auto shape = column ? ConstInts(spread->node()->input(1)) : std::nullopt;
-  if (!shape || shape->size() != 3 || (*shape)[0] != -1 || (*shape)[1] * (*shape)[2] != num_experts) return nullptr;
+  const auto shape = column ? RowSizes(spread->node()->input(1), choice) : std::nullopt;
+  if (!shape || shape->size() != 3 || (*shape)[1] * (*shape)[2] != num_experts || (*shape)[1] < 1) return nullptr;
   Value* kept = Through(column, aten::unsqueeze);
   if (kept == nullptr || ConstInt(column->node()->input(1)) != -1) return nullptr;
   Value* group_scores = MatchKeptGroups(kept, form);
   Value* grouped = group_scores ? MatchGroupScores(group_scores, form) : nullptr;
   if (grouped == nullptr || grouped->node()->kind() != aten::view || grouped->uses().size() != 1) return nullptr;
-  if (!IsShape(grouped->node()->input(1), *shape) || grouped->node()->input(0) != fill->input(0)) return nullptr;
+  if (grouped->node()->input(0) != choice || !CutsRows(grouped->node()->input(1), choice, {(*shape)[1], (*shape)[2]}))
+    return nullptr;
   form->num_groups = (*shape)[1];
   form->group_fill = *number;
-  return fill->input(0);
+  return choice;
 }
 
 // A parameter, buffer or constant, also one seen as [1, E] or without its dimensions of size 1.

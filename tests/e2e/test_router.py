@@ -17,6 +17,7 @@ FUSED = [
     "mixtral4_sparse_if_script_lm_fp32",
     "mixtral4_dense_scatter_script_block_fp32",
     "afmoe-v5-grouped-block",
+    "deepseek_v2-v4-eager-4x64-block",
     "ernie4_5_moe-v5-grouped-block",
     "granitemoe-v5-grouped-block",
     "jamba-v5-grouped-block",

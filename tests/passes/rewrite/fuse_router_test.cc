@@ -87,6 +87,32 @@ const std::string kByMax = std::string(R"(
     return w * 16.0, ids
 )";
 
+// Tokens [B, S, H], and groups whose rows are counted so.
+std::string ByMaxOf(const std::string& rows) {
+  return R"(
+    h = x.unsqueeze(0)
+    logits = torch.linear(h.view([-1, h.size(2)]).to(6), self.gate.to(6))
+    rows = )" +
+         rows + R"(
+    p = torch.softmax(logits, -1, dtype=6)
+    group_scores = torch.max(p.view([rows, 4, -1]), -1)[0]
+    best = torch.topk(group_scores, 2, -1, True, False)[1]
+    kept = torch.zeros_like(group_scores)
+    kept = kept.scatter_(1, best, 1)
+    mask = kept.unsqueeze(-1).expand([rows, 4, 2]).reshape([rows, -1])
+    w, ids = torch.topk(p.masked_fill(~mask.to(11), 0.0), 3, -1, True, False)
+    return w * 1.5, ids
+)";
+}
+
+const std::string kRowsOfTokens = ByMaxOf("h.size(1) * h.size(0)");
+const std::string kRowsOfLogits = ByMaxOf("logits.size(0)");
+const std::string kRowsOfOneSize = ByMaxOf("h.size(1)");
+const std::string kRowsOfASizeTwice = ByMaxOf("h.size(0) * h.size(0)");
+const std::string kRowsOfAll = ByMaxOf("h.size(0) * h.size(1) * h.size(2)");
+const std::string kRowsOfAnother = ByMaxOf("x.size(0) * h.size(1)");
+const std::string kColumns = ByMaxOf("logits.size(1)");
+
 const std::string kByTopTwo = std::string(R"(
     s = torch.sigmoid(logits.to(6))
     choice = s + self.bias
@@ -138,6 +164,8 @@ const Case kRouters[] = {
 )"},
     {"groups_by_max", kByMax.c_str()},
     {"groups_by_top2", kByTopTwo.c_str()},
+    {"groups_of_rows_of_tokens", kRowsOfTokens.c_str()},
+    {"groups_of_rows_of_logits", kRowsOfLogits.c_str()},
     {"top_k_of_an_attribute", R"(
     w, ids = torch.topk(torch.softmax(logits, -1), self.top_k, -1)
     return w / w.sum([-1], True), ids
@@ -247,6 +275,11 @@ const Case kOthers[] = {
     w, ids = torch.topk(logits, 2, -1)
     return w, ids
 )"},
+    {"groups_of_rows_of_one_size", kRowsOfOneSize.c_str()},
+    {"groups_of_rows_of_a_size_twice", kRowsOfASizeTwice.c_str()},
+    {"groups_of_rows_of_all_sizes", kRowsOfAll.c_str()},
+    {"groups_of_rows_of_another", kRowsOfAnother.c_str()},
+    {"groups_of_rows_of_columns", kColumns.c_str()},
     {"groups_of_other_scores", R"(
     s = torch.sigmoid(logits)
     choice = s + self.bias
