@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -92,14 +91,6 @@ struct SourceView {
   int64_t experts = 0, rows = 0, columns = 0;
   int64_t expert_step = 0, row_step = 0, column_step = 0;
 };
-
-// Experts without weights, which the layer's router may choose.
-int64_t IdentityExperts(const ManifestLayer& layer) {
-  const auto fact = layer.router.find("identity_experts");
-  int64_t count = 0;
-  if (fact != layer.router.end()) std::from_chars(fact->second.data(), fact->second.data() + fact->second.size(), count);
-  return count;
-}
 
 // Which rows of a source tensor were found, all experts and columns each.
 struct Coverage {
@@ -203,7 +194,7 @@ class Prover {
     if (!dtype || dtype->name != tensor.dtype)
       return Fail("the source tensor '{}' is not {}", Printable(part.tensor), tensor.dtype);
     AUTOEP_RETURN_IF_ERROR(source_.archive->CheckTensorRecord(found->const_data_ptr()));
-    AUTOEP_ASSIGN_OR_RETURN(const SourceView view, ViewSource(part, *found, tensor, IdentityExperts(layer)));
+    AUTOEP_ASSIGN_OR_RETURN(const SourceView view, ViewSource(part, *found, tensor, contract::IdentityExperts(layer.router)));
     Coverage& coverage = covered_[part.tensor];
     if (coverage.found.empty()) {
       coverage = {view, view.experts * view.rows * view.columns * view.element, std::vector<int8_t>(view.experts * view.rows, 0)};

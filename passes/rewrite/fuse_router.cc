@@ -18,6 +18,7 @@
 #include "passes/pipeline.h"
 #include "passes/rewrite/ep_ops.h"
 #include "passes/rewrite/rewritten.h"
+#include "plugin/contract/manifest.h"
 #include "plugin/contract/schemas.h"
 
 namespace autoep {
@@ -29,10 +30,14 @@ using torch::jit::Graph;
 using torch::jit::Node;
 using torch::jit::Value;
 
-// The top-k whose ids `dispatch` is given, as they are.
+// The top-k whose ids `dispatch` is given: as they are, or
+//   %ids = aten::where(%outside, %chosen, %topk_ids)
+// with those of experts without weights exchanged (routes.cc).
 Node* FindTopk(Node* dispatch) {
-  Node* topk = dispatch->input(1)->node();
-  return topk->kind() == c10::aten::topk && dispatch->input(1) == topk->output(1) ? topk : nullptr;
+  Value* ids = dispatch->input(1);
+  if (ids->node()->kind() == c10::aten::where && ids->node()->inputs().size() == 3) ids = ids->node()->input(2);
+  Node* topk = ids->node();
+  return topk->kind() == c10::aten::topk && ids == topk->output(1) ? topk : nullptr;
 }
 
 struct FoundRouter {
@@ -75,7 +80,8 @@ class FuseRouter : public Pass {
       const auto dispatch = dispatches.find(planned->Attribute("layer"));
       if (dispatch == dispatches.end()) continue;
       Node* topk = FindTopk(dispatch->second);
-      const auto form = topk ? MatchRouterForm(topk, planned->layer.num_experts, aliases) : std::nullopt;
+      const int64_t choices = planned->layer.num_experts + contract::IdentityExperts(planned->layer.router);
+      const auto form = topk ? MatchRouterForm(topk, choices, aliases) : std::nullopt;
       dispatches.erase(dispatch);
       if (!form || !context_.Allow(kName)) continue;
       change.edits.push_back(fmt::format("{}: route computes {}", planned->Name(), form->Summary()));

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <concepts>
 #include <limits>
 #include <type_traits>
@@ -236,6 +237,13 @@ Result<Manifest> ReadManifest(const std::string& directory) {
     return Status(text.status().code(), text.status().message() + ": a directory that autoep convert wrote has this file");
   }
   return Parse(*text, path);
+}
+
+int64_t IdentityExperts(const std::map<std::string, std::string>& router) {
+  const auto fact = router.find("identity_experts");
+  int64_t count = 0;
+  if (fact != router.end()) std::from_chars(fact->second.data(), fact->second.data() + fact->second.size(), count);
+  return count;
 }
 
 std::string ShardName(int64_t rank, int64_t ep_size) { return fmt::format("experts-{:05}-of-{:05}.safetensors", rank, ep_size); }

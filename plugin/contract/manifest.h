@@ -113,6 +113,9 @@ Result<Manifest> ParseManifest(std::string_view text);
 Result<Manifest> ReadManifest(const std::string& directory);
 
 // "experts-00002-of-00008.safetensors", "rank-00002-of-00008.pt"
+// Experts without weights that a layer's router may choose: its fact identity_experts.
+int64_t IdentityExperts(const std::map<std::string, std::string>& router);
+
 std::string ShardName(int64_t rank, int64_t ep_size);
 std::string PerRankModelName(int64_t rank, int64_t ep_size);
 

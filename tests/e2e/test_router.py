@@ -22,6 +22,7 @@ FUSED = [
     "granitemoe-v5-grouped-block",
     "jamba-v5-grouped-block",
     "lfm2_moe-v5-grouped-block",
+    "longcat_flash-v5-eager-4x64-block",
     "minimax_m2-v5-grouped-block",
     "olmoe-v5-grouped-block",
 ]
