@@ -95,6 +95,14 @@ const Value* IndexTensor(const Value* value) {
   return value;
 }
 
+std::optional<Size> FindSize(const Value* number) {
+  const Node* node = IndexTensor(number)->node();
+  if (node->kind() == prim::NumToTensor) node = node->input()->node();
+  if (node->kind() != aten::size || node->inputs().size() != 2) return std::nullopt;
+  const auto dim = ConstInt(node->input(1));
+  return dim ? std::optional(Size{node->input(0), *dim}) : std::nullopt;
+}
+
 namespace {
 
 bool IsNoOp(const Node* node, at::ScalarType dtype) {

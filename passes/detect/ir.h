@@ -37,6 +37,14 @@ inline bool IsKind(const torch::jit::Value* value, c10::Symbol kind) { return va
 // The one-element tensor that an integer was read from (aten::Int, aten::item, ..), or `value` itself.
 const torch::jit::Value* IndexTensor(const torch::jit::Value* value);
 
+// One dimension of a tensor.
+struct Size {
+  const torch::jit::Value* of;
+  int64_t dim;
+};
+// What aten::size(%of, dim) a number is, perhaps by way of a tensor.
+std::optional<Size> FindSize(const torch::jit::Value* number);
+
 // Looks through what leaves a value of `dtype` as it is: a cast to its own dtype, contiguous, detach, dropout that is off.
 // Adds the nodes passed to `passed`, if given.
 torch::jit::Value* StripNoOps(torch::jit::Value* value, at::ScalarType dtype, std::vector<torch::jit::Node*>* passed = nullptr);

@@ -75,18 +75,14 @@ bool HasOneRow(const Value* value, int steps = kMostSteps) {
   return false;
 }
 
-// aten::size(.., 0) as an integer, perhaps by way of a tensor.
-bool IsFirstSize(const Value* value) {
-  const Node* node = IndexTensor(value)->node();
-  if (node->kind() == prim::NumToTensor) node = node->input()->node();
-  return node->kind() == aten::size && node->inputs().size() == 2 && ConstInt(node->input(1)) == 0;
-}
-
 // The numbers 0 to B - 1 in some shape.
 bool CountsBatch(const Value* value) {
   for (int steps = kMostSteps; steps > 0; --steps) {
     const Node* node = value->node();
-    if (IsRange(node)) return node->inputs().size() == 5 && IsFirstSize(node->input(0));
+    if (IsRange(node)) {
+      const auto end = node->inputs().size() == 5 ? FindSize(node->input(0)) : std::nullopt;
+      return end && end->dim == 0;
+    }
     const bool moves = node->kind() == aten::unsqueeze || node->kind() == aten::view || node->kind() == aten::reshape ||
                        (node->kind() == aten::slice && SliceKeepsRows(node));
     if (!moves) return false;

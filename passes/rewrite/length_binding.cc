@@ -120,13 +120,12 @@ class Follower {
     const bool scaled = node->inputs().size() > 2 && ConstInt(node->input(2)) != 1;
     if (node->kind() == aten::sub && ConstNumber(node->input(1)) && !scaled) {
       less = static_cast<int64_t>(*ConstNumber(node->input(1)));
-      node = IndexTensor(node->input(0))->node();
+      number = node->input(0);
     }
-    if (node->kind() == prim::NumToTensor) node = node->input()->node();
-    if (node->kind() != aten::size || node->inputs().size() != 2) return std::nullopt;
-    const auto dim = ConstInt(node->input(1));
+    const auto size = FindSize(number);
+    if (!size) return std::nullopt;
     const auto outer = std::exchange(seen_, {});
-    const bool length = dim && Follow(node->input(0), *dim, /*whole=*/true, frames);
+    const bool length = Follow(size->of, size->dim, /*whole=*/true, frames);
     seen_ = outer;
     return length ? std::optional(less) : std::nullopt;
   }

@@ -11,34 +11,16 @@ namespace autoep {
 using torch::jit::Node;
 using torch::jit::Value;
 namespace aten = c10::aten;
-namespace prim = c10::prim;
 
 namespace {
 
-// One dimension of a tensor.
-struct Size {
-  const Value* of;
-  int64_t dim;
-};
-
-const Value* StripNumber(const Value* value) {
-  while (value->node()->kind() == aten::Int || value->node()->kind() == prim::NumToTensor) value = value->node()->input(0);
-  return value;
-}
-
-std::optional<Size> SizeOf(const Value* value) {
-  const Node* node = StripNumber(value)->node();
-  const auto dim = node->kind() == aten::size && node->inputs().size() == 2 ? ConstInt(node->input(1)) : std::nullopt;
-  return dim ? std::optional(Size{node->input(0), *dim}) : std::nullopt;
-}
-
 // The sizes whose product `value` is; false where it is another one's.
 bool CollectFactors(const Value* value, std::vector<Size>* factors) {
-  const Node* node = StripNumber(value)->node();
+  const Node* node = IndexTensor(value)->node();
   if (node->kind() == aten::mul && node->inputs().size() == 2) {
     return CollectFactors(node->input(0), factors) && CollectFactors(node->input(1), factors);
   }
-  const auto size = SizeOf(value);
+  const auto size = FindSize(value);
   if (size) factors->push_back(*size);
   return size.has_value();
 }
@@ -56,7 +38,7 @@ bool AreLeadingSizes(const std::vector<Size>& factors, const Value* flat) {
   const Node* view = flat->node();
   if (view->kind() != aten::view && view->kind() != aten::reshape) return false;
   const std::vector<Value*> sizes = ListElements(view->input(1));
-  const auto last = sizes.size() == 2 && ConstInt(sizes[0]) == -1 ? SizeOf(sizes[1]) : std::nullopt;
+  const auto last = sizes.size() == 2 && ConstInt(sizes[0]) == -1 ? FindSize(sizes[1]) : std::nullopt;
   if (!last || last->of != view->input(0) || last->dim != static_cast<int64_t>(factors.size())) return false;
   std::vector<bool> seen(factors.size());
   for (const Size& factor : factors) {

@@ -73,7 +73,7 @@ Routed RouteLinearCuda(const at::Tensor& x, const at::Tensor& gate, const Option
 
 }  // namespace
 
-// What has gradients goes the way of torch's ops from the first of these on.
+// What has gradients is recorded from the first of these on.
 TORCH_LIBRARY_IMPL(autoep, AutogradCUDA, library) { library.impl("route.linear", &RouteLinearCuda); }
 TORCH_LIBRARY_IMPL(autoep, CUDA, library) { library.impl("route.linear", &RouteLinearCuda); }
 
